@@ -1,0 +1,1 @@
+"""How steps get onto machines: the commands, the experiment file and three ways to run one plan."""

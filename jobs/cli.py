@@ -1,0 +1,305 @@
+"""attrain: attribution-guided training as a batch pipeline.
+
+The commands, each a function; what they do lives in the modules they call. Nothing here imports torch.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from pipeline.core.plan import Plan
+from pipeline.core.settings import SettingsError
+from pipeline.core.store import Store
+
+if TYPE_CHECKING:
+    from jobs.experiment import Experiment
+
+app = typer.Typer(
+    name="attrain",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+StoreOption = Annotated[Path, typer.Option("--store", envvar="ATTRAIN_STORE", help="Folder of all artifacts, plans and tables.")]
+DataOption = Annotated[Path, typer.Option("--data", envvar="ATTRAIN_DATA", help="Folder in which the files of data sets lie.")]
+ExperimentArgument = Annotated[str, typer.Argument(help="Name of one of jobs/experiments, or path of a YAML file.")]
+PlanArgument = Annotated[str, typer.Argument(help="Experiment (its newest plan), plan, or path of a plan's folder.")]
+SetOption = Annotated[list[str], typer.Option("--set", help="Override a setting, such as base.retraining.epochs=5; may be repeated.")]
+STORE, DATA = Path("runs"), Path("data")
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Say what is wrong, and end."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {message}", style="red"))
+    raise typer.Exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def begin(context: typer.Context) -> None:
+    """Attribution-guided training as a batch pipeline on SLURM, or on this machine.
+
+    Environment: ATTRAIN_STORE (default ./runs) and ATTRAIN_DATA (default ./data).
+    """
+    if context.invoked_subcommand is None:
+        console.print(
+            "attrain: attribution-guided training as a batch pipeline\n\n"
+            "  attrain submit quickstart     run a first experiment: on SLURM if it is here, else on this machine (minutes)\n"
+            "  attrain status quickstart     how far it is\n"
+            "  attrain collect quickstart    its tables\n\n"
+            "  attrain plan quickstart       what would run, without running it\n"
+            "  attrain methods               everything an experiment file can name\n"
+            "  attrain doctor                whether this machine is ready\n"
+            "  attrain --help                all commands"
+        )
+
+
+def _load(name: str, overrides: list[str], data: Path, *, strict: bool) -> "Experiment":
+    """An experiment, less the runs whose data are not there."""
+    from jobs.experiment import load_experiment
+
+    experiment = load_experiment(name, overrides=overrides)
+    kept, absent = [], {}
+    for position, run in enumerate(experiment.runs):
+        missing = run.config.data.missing_files(data)
+        if missing:
+            absent.setdefault(run.config.data.dataset, (missing, []))[1].append(run)
+        else:
+            kept.append(position)
+    for dataset, (missing, runs) in absent.items():
+        line = f"data set {dataset}: {missing[0]} is not there; put the files under ATTRAIN_DATA ({data})"
+        if strict or not kept:
+            raise SettingsError(line)
+        console.print(Text(f"left out: {len(runs)} runs of {line}", style="yellow"))
+    return experiment.without(kept) if absent else experiment
+
+
+@app.command()
+def plan(
+    experiment: ExperimentArgument,
+    set_: SetOption = [],  # noqa: B006 - typer copies it
+    store: StoreOption = STORE,
+    data: DataOption = DATA,
+    strict: Annotated[bool, typer.Option(help="Fail if a data set's files are missing, rather than leave its runs out.")] = False,
+) -> None:
+    """Check an experiment file and write its plan: the table of all steps, which are done and which are not."""
+    from jobs.planning import make_plan
+
+    loaded = _load(experiment, set_, data, strict=strict)
+    made = make_plan(loaded, Store(store))
+    _print_plan(loaded, made, Store(store))
+    console.print(f"plan: {made.folder}")
+
+
+def _print_plan(experiment: "Experiment", made: Plan, store: Store) -> None:
+    arms = list(dict.fromkeys(run.arm for run in experiment.runs))
+    done = sum(store.has(step.name) for step in made.steps)
+    console.print(
+        f"{experiment.name}: {len(experiment.runs)} runs in {len(arms)} arms, {len(made.steps)} unique steps, {done} of them done"
+    )
+    table = RichTable(box=None, pad_edge=False)
+    for name in ("stage", "round", "array", "steps", "done", "a task asks for"):
+        table.add_column(name, justify="right" if name in ("round", "steps", "done") else "left")
+    for array in dict.fromkeys(step.array for step in made.steps):
+        of_array = [step for step in made.steps if step.array == array]
+        resources = experiment.resources(of_array[0].resource_class)
+        asks = f"{resources.num_processes} x {resources.cpus_per_task} cores" + (
+            f", {resources.gpus_per_node} GPUs a node" if resources.gpus_per_node else ""
+        )
+        have = sum(store.has(step.name) for step in of_array)
+        table.add_row(of_array[0].stage, str(of_array[0].round), array, str(len(of_array)), str(have), asks)
+    console.print(table)
+
+
+Backend = Literal["auto", "local", "slurm", "submitit"]
+
+
+@app.command()
+def submit(
+    experiment: ExperimentArgument,
+    backend: Annotated[Backend, typer.Option(help="auto: SLURM where it answers, else this machine.")] = "auto",
+    executor: Annotated[Literal["slurm", "local", "debug"], typer.Option(help="submitit's executor, with --backend submitit.")] = "slurm",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print stages, counts, keys, edges and the exact sbatch commands; change nothing.")
+    ] = False,
+    set_: SetOption = [],  # noqa: B006 - typer copies it
+    store: StoreOption = STORE,
+    data: DataOption = DATA,
+    strict: Annotated[bool, typer.Option(help="Fail if a data set's files are missing, rather than leave its runs out.")] = False,
+) -> None:
+    """Run an experiment; the same command again continues it. On SLURM it returns once all is submitted."""
+    from jobs.launch import dry_run as show, launch
+    from jobs.planning import make_plan
+
+    loaded = _load(experiment, set_, data, strict=strict)
+    if dry_run:
+        show(loaded, Store(store), backend=backend, console=console)
+        return
+    raise typer.Exit(
+        launch(make_plan(loaded, Store(store)), Store(store), backend=backend, executor=executor, data_root=data, console=console)
+    )
+
+
+@app.command()
+def retry(
+    experiment: PlanArgument, backend: Annotated[Backend, typer.Option()] = "auto", store: StoreOption = STORE, data: DataOption = DATA
+) -> None:
+    """Run again what failed or was lost of a plan, and what waits for it; leaves alone what is queued or at work."""
+    from jobs.launch import relaunch
+    from jobs.planning import find_plan
+
+    raise typer.Exit(relaunch(find_plan(experiment, Store(store)), Store(store), backend=backend, data_root=data, console=console))
+
+
+@app.command()
+def cancel(experiment: PlanArgument, store: StoreOption = STORE) -> None:
+    """End the SLURM jobs of a plan that are still queued or running; what is done stays."""
+    from jobs.launch import cancel as cancel_plan
+    from jobs.planning import find_plan
+
+    console.print(f"cancelled {cancel_plan(find_plan(experiment, Store(store)))} jobs")
+
+
+@app.command()
+def run(
+    plan: Annotated[Path, typer.Option(help="Folder of the plan.")],
+    stage: Annotated[str, typer.Option(help="Stage of the step.")],
+    index: Annotated[int, typer.Option(help="Index of the step within its stage.")],
+    stop_file: Annotated[Path | None, typer.Option(help="Leave a checkpoint and end with 75 once this file is there.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Do nothing; end with 0 if the step's record is there, else with 70.")] = False,
+    store: StoreOption = STORE,
+    data: DataOption = DATA,
+) -> None:
+    """Run one step of a plan: what every task of every back-end does. Reads its rank from srun's or torchrun's variables."""
+    from jobs.run import StopFlag, Task, run_task
+    from pipeline.core.ranks import Ranks
+
+    planned = Plan.read(plan)
+    step = planned.step(stage, index)
+    if check:
+        raise typer.Exit(0 if Store(store).has(step.name) else 70)
+    stop = StopFlag(stop_file=stop_file)
+    stop.install()
+    raise typer.Exit(run_task(Task(plan=planned, store=Store(store), step=step, data_root=data, ranks=Ranks.from_env(), stop=stop)))
+
+
+@app.command()
+def status(
+    experiment: Annotated[str | None, typer.Argument(help="Experiment or plan; all of the store's without one.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="List every step that is at work or in trouble.")] = False,
+    store: StoreOption = STORE,
+) -> None:
+    """How far a sweep is, by stage, and why what is not coming is not. Ends with 1 if a step failed, is blocked or lost."""
+    from jobs.planning import find_plan, newest_plans
+    from jobs.status import status_of
+    from jobs.view import reasons, status_table
+
+    plans = [find_plan(experiment, Store(store))] if experiment else list(newest_plans(Store(store)).values())
+    if not plans:
+        console.print(f"{store} has no plans yet; `attrain submit quickstart` makes one")
+    trouble = False
+    for found in plans:
+        statuses = status_of(found, Store(store))
+        done = sum(one.state == "done" for one in statuses)
+        console.print(f"{found.folder.name}: {done} of {len(statuses)} steps done")
+        console.print(status_table(statuses))
+        for line in reasons(statuses, limit=10**9 if all_ else 20):
+            console.print(line)
+        trouble = trouble or any(one.state in ("failed", "blocked", "lost") for one in statuses)
+    raise typer.Exit(1 if trouble else 0)
+
+
+@app.command()
+def logs(
+    step: Annotated[str, typer.Argument(help="Key of a step, stage/key, or stage-index such as retrain-3.")],
+    experiment: Annotated[str | None, typer.Option("--plan", help="Experiment or plan to look in; the newest of all without it.")] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines from the end.")] = 50,
+    store: StoreOption = STORE,
+) -> None:
+    """The last lines of what a step printed, over all its attempts."""
+    from jobs.logs import logs_of
+
+    found = logs_of(step, experiment, Store(store))
+    for path in found:
+        console.print(Text(f"==> {path}", style="bold"))
+        text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        console.print(Text("\n".join(text[-lines:])))
+
+
+@app.command()
+def verify(
+    experiment: Annotated[str | None, typer.Argument(help="Experiment or plan; every artifact of the store without one.")] = None,
+    store: StoreOption = STORE,
+) -> None:
+    """Hash every file of finished artifacts again and hold it against its record. Ends with 1 if anything differs."""
+    from jobs.planning import find_plan
+
+    known = Store(store)
+    names = [step.name for step in find_plan(experiment, known).steps if known.has(step.name)] if experiment else list(known.names())
+    wrong = [(name, problem) for name in names for problem in known.check(name)]
+    for name, problem in wrong:
+        console.print(Text(f"{name}: {problem}", style="red"))
+    if wrong:
+        console.print(f"remove the folders named above from {store}, then submit again: only they are made anew")
+    console.print(f"{len(names)} artifacts, {len({name for name, _ in wrong})} not as recorded")
+    raise typer.Exit(1 if wrong else 0)
+
+
+@app.command()
+def collect(
+    experiment: PlanArgument,
+    strict: Annotated[bool, typer.Option("--strict", help="End with 1 if any run is incomplete.")] = False,
+    store: StoreOption = STORE,
+) -> None:
+    """Make the tables of an experiment from what is done, print the summary, and say where they lie."""
+    from jobs.launch import collect as collect_plan
+    from jobs.planning import find_plan
+
+    incomplete = collect_plan(find_plan(experiment, Store(store)), Store(store), console=console)
+    raise typer.Exit(1 if strict and incomplete else 0)
+
+
+@app.command()
+def methods(of: Annotated[str | None, typer.Argument(help="Only this setting, such as attribution.")] = None) -> None:
+    """Everything that an experiment file can name, with its settings and their defaults."""
+    from jobs.methods import describe
+
+    for line in describe(of):
+        console.print(line)
+
+
+@app.command()
+def doctor(store: StoreOption = STORE, data: DataOption = DATA) -> None:
+    """Look at this machine, the store, the data and the cluster, and say in words what to change."""
+    from jobs.doctor import examine
+
+    ok = True
+    for finding in examine(Store(store), data):
+        mark = Text("ok  " if finding.ok else "BAD ", style="green" if finding.ok else "red")
+        console.print(mark + Text(f"{finding.what}: {finding.found}", style=""))
+        if not finding.ok:
+            console.print(Text(f"     {finding.advice}", style="yellow"))
+            ok = False
+    raise typer.Exit(0 if ok else 1)
+
+
+def main() -> None:
+    """Run a command; errors that a user can mend are one line, without a trace."""
+    from jobs.errors import USER_ERRORS
+
+    try:
+        app()
+    except USER_ERRORS as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {error}", style="red"))
+        sys.exit(78 if isinstance(error, SettingsError) else 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,120 @@
+"""Run one step on several processes: rank 0 owns the attempt and publishes; all run the stage; none leaves before the others."""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from jobs.run import DONE, Task, choose_device, claimed, execute, recorded_failure, tell
+from pipeline.core.context import StopRequested
+from pipeline.core.ranks import Ranks
+from pipeline.core.store import MissingInputError, slurm_task, write_text
+from pipeline.methods.training.ddp import barrier, broadcast_text
+
+MEETING_S = 300.0
+"""How long ranks wait for one another at the start."""
+
+
+@contextlib.contextmanager
+def process_group(ranks: Ranks, folder: Path, *, backend: str) -> Iterator[None]:
+    """torch's process group over all ranks of the step, for the time of the block.
+
+    torchrun brings its own meeting place. Under srun, rank 0 listens on a port that the system says is free and tells host and
+    port in a file of this very attempt on the shared disk: two steps on one node can not meet by mistake, nor can an attempt
+    meet the one before it.
+    """
+    import torch.distributed as dist
+
+    timeout = timedelta(seconds=1800)
+    if ranks.launcher == "torchrun":
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        store = _meet(ranks, folder)
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _meet(ranks: Ranks, folder: Path) -> Any:
+    import torch.distributed as dist
+
+    meeting = folder / f"{slurm_task() or 'local'}.{os.environ.get('SLURM_STEP_ID', '0')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
+    wait = timedelta(seconds=MEETING_S)
+    if ranks.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        store = dist.TCPStore("0.0.0.0", 0, ranks.world_size, True, timeout=wait, wait_for_workers=False)  # noqa: S104 - other nodes connect
+        host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        write_text(meeting, json.dumps({"host": host, "port": store.port}))
+        return store
+    deadline = time.monotonic() + MEETING_S
+    while not meeting.exists():
+        if time.monotonic() > deadline:
+            raise MissingInputError(
+                f"rank {ranks.rank} found no {meeting} after {MEETING_S:g} s; is the store on a disk that all nodes share?"
+            )
+        time.sleep(0.05)
+    place = json.loads(meeting.read_text())
+    return dist.TCPStore(place["host"], place["port"], ranks.world_size, False, timeout=wait)
+
+
+def run_on_all_ranks(task: Task) -> int:
+    """Run one step together with the other ranks; each returns the same exit code unless it failed itself."""
+    device = choose_device(task.resources, task.ranks)
+    if device != "cpu":
+        import torch
+
+        torch.cuda.set_device(device)
+    backend = "gloo" if device == "cpu" else "nccl"
+    with process_group(task.ranks, task.plan.folder / "meetings", backend=backend):
+        code = _run_first(task) if task.ranks.is_first else _run_other(task)
+        barrier(task.ranks)  # srun --kill-on-bad-exit would kill a rank that is still saving.
+    return code
+
+
+def _run_first(task: Task) -> int:
+    """Rank 0: claim, say where to work, work, publish."""
+    with contextlib.ExitStack() as stack:
+        try:
+            inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
+            attempt = stack.enter_context(claimed(task))
+        except Exception as error:
+            return _tell_all(tell(error, task), task)
+        if attempt is None:
+            return _tell_all(DONE, task)
+        broadcast_text(json.dumps({"folder": str(attempt.folder), "earlier": [str(p) for p in attempt.earlier]}), task.ranks)
+        try:
+            with recorded_failure(attempt, task):
+                facts = execute(task, inputs, attempt.out, attempt.scratch, attempt.earlier)
+                barrier(task.ranks)
+                attempt.publish(facts)
+        except StopRequested as error:  # All ranks stop at the same place.
+            return tell(error, task)
+    print(f"{task.step.name} is done", flush=True)
+    return DONE
+
+
+def _tell_all(code: int, task: Task) -> int:
+    broadcast_text(json.dumps({"code": code}), task.ranks)
+    return code
+
+
+def _run_other(task: Task) -> int:
+    """The other ranks: work where rank 0 says."""
+    told = json.loads(broadcast_text(None, task.ranks))
+    if "code" in told:
+        return told["code"]
+    inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
+    folder = Path(told["folder"])
+    try:
+        execute(task, inputs, folder / "out", folder / "scratch", tuple(Path(p) for p in told["earlier"]))
+        barrier(task.ranks)
+    except StopRequested as error:
+        return tell(error, task)
+    return DONE

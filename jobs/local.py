@@ -1,0 +1,256 @@
+"""The local back-end: a pool of warm workers on this machine; a step starts as soon as its own inputs are there."""
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from jobs.resources import Resources
+from jobs.run import DONE, REQUEUE
+from pipeline.core.plan import Plan, PlannedStep
+from pipeline.core.settings import parse
+from pipeline.core.store import Store
+
+STOP_S = 60.0
+"""How long workers have to leave a checkpoint after a stop was asked for."""
+
+
+class View(Protocol):
+    """What watches a sweep."""
+
+    def began(self, step: PlannedStep) -> None: ...
+    def progressed(self, step: PlannedStep, event: Mapping[str, Any]) -> None: ...
+    def ended(self, step: PlannedStep, outcome: str) -> None: ...
+    def tick(self) -> None: ...
+
+
+@dataclass
+class Machine:
+    """What of this machine is free."""
+
+    cores: int
+    gpus: list[int]
+
+    @classmethod
+    def here(cls) -> "Machine":
+        return cls(cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, gpus=visible_gpus())
+
+
+def visible_gpus() -> list[int]:
+    """Numbers of the GPUs that a process started here would see."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return list(range(len([part for part in visible.split(",") if part.strip()])))
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return list(range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines())))
+
+
+@dataclass
+class Worker:
+    """A warm worker process, and the step that it is at."""
+
+    process: subprocess.Popen[bytes]
+    ready: bool = False
+    step: PlannedStep | None = None
+    cores: int = 0
+    gpu: int | None = None
+    unread: bytes = b""
+
+    @property
+    def idle(self) -> bool:
+        return self.ready and self.step is None
+
+    def send(self, step: PlannedStep, *, cores: int, gpu: int | None) -> None:
+        self.step, self.cores, self.gpu = step, cores, gpu
+        device = None if gpu is None else f"cuda:{gpu}"
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # Its death is seen when its answers end.
+            self.process.stdin.write((json.dumps({"stage": step.stage, "index": step.index, "device": device}) + "\n").encode())
+            self.process.stdin.flush()
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What it answered since; ends with {"event": "gone"} when it died."""
+        assert self.process.stdout is not None
+        chunk = os.read(self.process.stdout.fileno(), 1 << 16)
+        *lines, self.unread = (self.unread + chunk).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+        if not chunk:
+            yield {"event": "gone"}
+
+
+@dataclass
+class Outcome:
+    """How a sweep ended: step names by what became of them."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Step name: why."""
+    blocked: dict[str, str] = field(default_factory=dict)
+    """Step name: the input that did not come."""
+    stopped: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        return REQUEUE if self.stopped else 1 if self.failed or self.blocked else 0
+
+
+class LocalSweep:
+    """Runs what of a plan the store lacks."""
+
+    def __init__(self, plan: Plan, store: Store, *, environment: Mapping[str, str], view: View, machine: Machine | None = None) -> None:
+        self.plan, self.store, self.view = plan, store, view
+        self.environment = dict(environment)
+        self.machine = machine or Machine.here()
+        self.free_cores, self.free_gpus = self.machine.cores, list(self.machine.gpus)
+        self.waiting = [step for step in plan.steps if not store.has(step.name)]
+        self.outcome = Outcome()
+        self.workers: list[Worker] = []
+        self.selector = selectors.DefaultSelector()
+        self._missing = {step.name for step in self.waiting}
+        self._resources = {name: parse(Resources, given, where=name) for name, given in plan.facts["identity"]["resources"].items()}
+
+    def run(self) -> Outcome:
+        """Run until nothing more can; Ctrl-C and SIGTERM let the steps at work leave a checkpoint."""
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while self.waiting or any(worker.step for worker in self.workers):
+                self._start_what_can()
+                if not any(worker.step for worker in self.workers) and (self.outcome.stopped or not self._startable()):
+                    break
+                for key, _ in self.selector.select(timeout=0.1):
+                    self._hear(key.data)
+                self.view.tick()
+        finally:
+            self._end_workers()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return self.outcome
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self.outcome.stopped = True
+        for worker in self.workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.terminate()
+
+    def _startable(self) -> list[PlannedStep]:
+        return [step for step in self.waiting if not any(name in self._missing for name in step.inputs.values())]
+
+    def _needs(self, step: PlannedStep) -> tuple[int, int]:
+        resources = self._resources.get(step.resource_class, Resources())
+        return min(resources.cpus_per_task, self.machine.cores), min(1, resources.gpus_per_node, len(self.machine.gpus))
+
+    def _start_what_can(self) -> None:
+        if self.outcome.stopped:
+            return
+        for step in self._startable():
+            cores, gpus = self._needs(step)
+            if cores > self.free_cores or gpus > len(self.free_gpus):
+                continue
+            worker = next((worker for worker in self.workers if worker.idle), None)
+            if worker is None:
+                self._maybe_new_worker()
+                return
+            gpu = self.free_gpus.pop(0) if gpus else None
+            self.free_cores -= cores
+            self.waiting.remove(step)
+            self.view.began(step)
+            worker.send(step, cores=cores, gpu=gpu)
+
+    def _maybe_new_worker(self) -> None:
+        """One more worker while fewer than cores exist or are starting; no more than there are steps."""
+        if len(self.workers) >= min(self.machine.cores, len(self._missing)):
+            return
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.worker", str(self.plan.folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | self.environment | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            start_new_session=True,  # Ctrl-C comes to us alone; we ask the workers to stop.
+        )
+        worker = Worker(process)
+        self.workers.append(worker)
+        assert process.stdout is not None
+        self.selector.register(process.stdout, selectors.EVENT_READ, worker)
+
+    def _hear(self, worker: Worker) -> None:
+        for event in worker.events():
+            if event["event"] == "ready":
+                worker.ready = True
+            elif event["event"] == "progress" and worker.step:
+                self.view.progressed(worker.step, event)
+            elif event["event"] == "end":
+                self._end_step(worker, event["code"])
+            elif event["event"] == "gone":
+                self._bury(worker)
+
+    def _end_step(self, worker: Worker, code: int) -> None:
+        step = worker.step
+        if step is None:
+            return
+        worker.step = None
+        self.free_cores += worker.cores
+        if worker.gpu is not None:
+            self.free_gpus.append(worker.gpu)
+        if code == DONE:
+            self._missing.discard(step.name)
+            self.outcome.done.append(step.name)
+            self.view.ended(step, "done")
+        elif code == REQUEUE:
+            self.view.ended(step, "stopped")
+        else:
+            failure = self.store.failure(step.name) or {}
+            why = f"killed by {signal.Signals(-code).name}" if code < 0 else failure.get("error", f"exit code {code}")
+            self.outcome.failed[step.name] = why
+            self.view.ended(step, "failed")
+            self._block(step)
+
+    def _block(self, failed: PlannedStep) -> None:
+        """Give up what needs a failed step, directly or not."""
+        gone = {failed.name: failed.name}
+        for step in list(self.waiting):
+            lost = next((gone[name] for name in step.inputs.values() if name in gone), None)
+            if lost is not None:
+                gone[step.name] = lost
+                self.waiting.remove(step)
+                self.outcome.blocked[step.name] = lost
+                self.view.ended(step, "blocked")
+
+    def _bury(self, worker: Worker) -> None:
+        """A worker died: its step has failed; another worker is started when needed."""
+        assert worker.process.stdout is not None
+        self.selector.unregister(worker.process.stdout)
+        code = worker.process.wait()
+        self.workers.remove(worker)
+        if not worker.ready and worker.step is None and not self.outcome.stopped:
+            raise RuntimeError(
+                f"a worker ended with {code} before it could start; its errors stand above. `attrain doctor` checks the installation"
+            )
+        self._end_step(worker, REQUEUE if self.outcome.stopped else code if code < 0 else 1)
+
+    def _end_workers(self) -> None:
+        deadline = time.monotonic() + STOP_S
+        for worker in self.workers:
+            assert worker.process.stdin is not None and worker.process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
+                worker.process.stdin.close()
+            if worker.step is not None:
+                worker.process.terminate()
+        for worker in self.workers:
+            try:
+                worker.process.wait(timeout=max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+            assert worker.process.stdout is not None
+            worker.process.stdout.close()
+        self.selector.close()

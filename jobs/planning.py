@@ -1,0 +1,147 @@
+"""An experiment becomes a plan on disk; and where plans, logs and results lie in a store."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from jobs.experiment import Experiment
+from pipeline.core.plan import FACTS, Plan, StalePlanError, code_digest, draft_plan, planned, write_plan
+from pipeline.core.settings import SettingsError, plain
+from pipeline.core.store import Store
+
+CODE_ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("pipeline", "jobs", "results", "sbatch")
+"""What a plan's code/ holds."""
+REPORTED = ("torch", "torchvision", "numpy", "pyarrow", "pandas", "captum", "submitit", "pydantic")
+
+
+def plans_of(store: Store) -> Path:
+    """The folder of all plans."""
+    return store.root / "plans"
+
+
+def draft(experiment: Experiment, store: Store) -> Plan:
+    """The plan of an experiment as it would be written; nothing is."""
+    check_processes(experiment)
+    steps = planned(experiment.steps.steps, max_array_size=experiment.file.cluster.max_array_size)
+    identity = {
+        "resources": {name: plain(value) for name, value in experiment.file.resources.items()},
+        "cluster": plain(experiment.file.cluster),
+        "table": plain(experiment.file.table),
+        "runs": [
+            {"arm": run.arm, "seed": run.config.seed, "step": step.name}
+            for run, step in zip(experiment.runs, experiment.steps.last, strict=True)
+        ],
+    }
+    commit, dirty = git_state(CODE_ROOT)
+    facts = {"identity": identity, "commit": commit, "dirty": dirty, "versions": versions(), "python": sys.executable}
+    return draft_plan(plans_of(store), experiment.name, steps, code_root=CODE_ROOT, packages=PACKAGES, facts=facts)
+
+
+def make_plan(experiment: Experiment, store: Store) -> Plan:
+    """Write the plan of an experiment, or find it there."""
+    drafted = draft(experiment, store)
+    store.make_root()
+    return write_plan(drafted, text=experiment.text, code_root=CODE_ROOT, packages=PACKAGES)
+
+
+def check_processes(experiment: Experiment) -> None:
+    """Refuse a batch size that has fewer samples than there are processes.
+
+    Raises:
+        SettingsError: names the stage, the batch size and the number of processes.
+    """
+    for stage, field in (("pretrain", "pretraining"), ("retrain", "retraining")):
+        processes = experiment.resources(stage).num_processes
+        for run in experiment.runs:
+            batch_size = getattr(run.config, field).batch_size
+            if batch_size % processes:
+                below, above = batch_size // processes * processes, -(-batch_size // processes) * processes
+                raise SettingsError(
+                    f"{field}.batch_size ({batch_size}) must be a multiple of the {processes} processes that resources.{stage} asks for; "
+                    f"nearest: {' or '.join(str(n) for n in (below, above) if n)}"
+                )
+
+
+def check_code(plan: Plan) -> None:
+    """Refuse to run a plan with other code than it was made with.
+
+    Raises:
+        StalePlanError: says how to run it with its own code, and how to make a new plan.
+    """
+    here = code_digest(CODE_ROOT, PACKAGES)
+    if here != plan.facts["code"]:
+        raise StalePlanError(
+            f"{plan.folder} was made from other code (code {plan.facts['code']}, this is {here}); submit the experiment again to plan with "
+            f"this code, or run with PYTHONPATH={plan.code} to use the plan's own"
+        )
+
+
+def find_plan(given: str, store: Store) -> Plan:
+    """A plan's folder, its name, or an experiment's name, which means its newest plan.
+
+    Raises:
+        SettingsError: there is none; lists what there is.
+    """
+    for path in (Path(given), plans_of(store) / given):
+        if (path / FACTS).exists():
+            return Plan.read(path)
+    newest = _newest_folders(store)
+    name = Path(given).stem if given.endswith(".yaml") else given
+    if name in newest:
+        return Plan.read(newest[name])
+    raise SettingsError(
+        f"{plans_of(store)} has no plan of {given!r}; it has {', '.join(sorted(newest)) or 'none'}. `attrain submit {given}` makes one"
+    )
+
+
+def newest_plans(store: Store) -> dict[str, Plan]:
+    """The newest plan of each experiment, by experiment."""
+    return {name: Plan.read(folder) for name, folder in _newest_folders(store).items()}
+
+
+def _newest_folders(store: Store) -> dict[str, Path]:
+    written = [path for path in plans_of(store).glob(f"*/{FACTS}") if not path.parent.name.startswith(".")]
+    written.sort(key=lambda path: path.stat().st_mtime)
+    return {path.parent.name.rpartition("-")[0]: path.parent for path in written}
+
+
+def git_state(root: Path) -> tuple[str | None, bool | None]:
+    """(commit, whether the work tree differs from it); (None, None) where it is no git checkout."""
+    try:
+        commit = _git(root, ["rev-parse", "HEAD"]).strip()
+        return commit, bool(_git(root, ["status", "--porcelain"]).strip())
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _git(root: Path, arguments: Sequence[str]) -> str:
+    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def versions() -> dict[str, Any]:
+    """Python, the machine and the packages that results depend on."""
+    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in REPORTED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def environment(plan: Plan, store: Store, *, data_root: Path) -> dict[str, str]:
+    """What the tasks of a plan need in their environment, whoever starts them."""
+    return {
+        "PYTHONPATH": str(plan.code),
+        "PYTHONSAFEPATH": "1",  # The folder a task starts in must not hide the plan's code.
+        "ATTRAIN_STORE": str(store.root.resolve()),
+        "ATTRAIN_DATA": str(data_root.resolve()),
+        "PYTHONUNBUFFERED": "1",
+        "PATH": os.environ.get("PATH", ""),
+    }

@@ -1,0 +1,46 @@
+"""What a step asks of a machine, and what the cluster wants to know. Never part of a key."""
+
+from pydantic import Field
+
+from pipeline.core.settings import Settings
+
+
+class Resources(Settings):
+    """What one task of a stage gets."""
+
+    nodes: int = Field(1, ge=1)
+    """Nodes a task."""
+    tasks_per_node: int | None = Field(None, ge=1)
+    """Processes a node; None is one a GPU, or one where there is no GPU."""
+    gpus_per_node: int = Field(0, ge=0)
+    """GPUs a node; 0 runs on CPUs."""
+    cpus_per_task: int = Field(1, ge=1)
+    """CPU cores a process, and its number of threads under every back-end: sums over threads depend on their number."""
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory a node in GiB; None leaves it to the cluster."""
+    time_min: int | None = Field(None, ge=1)
+    """Time limit in minutes; None leaves it to the cluster."""
+
+    @property
+    def processes_per_node(self) -> int:
+        return self.tasks_per_node or max(1, self.gpus_per_node)
+
+    @property
+    def num_processes(self) -> int:
+        """World size of a step."""
+        return self.nodes * self.processes_per_node
+
+
+class Cluster(Settings):
+    """What holds for all jobs of an experiment."""
+
+    partition: str | None = None
+    """SLURM partition; None is the cluster's default."""
+    account: str | None = None
+    """SLURM account; None is the user's default."""
+    qos: str | None = None
+    """SLURM quality of service; None is the default."""
+    max_parallel_tasks: int = Field(64, ge=1)
+    """Elements of one array that may run at once."""
+    max_array_size: int = Field(1000, ge=1, le=4_000_000)
+    """Largest number of elements in one array; SLURM's MaxArraySize is 1001 by default, of which 1000 can be used."""

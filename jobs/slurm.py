@@ -1,0 +1,353 @@
+"""The slurm back-end: a plan as dependent arrays, wired element by element under hold; no process stays behind.
+
+Every array is submitted held. Then each element gets its own `afterok` edges, all are read back and compared with the plan, and
+only then the arrays are released, those that wait first. A journal beside the plan says before each sbatch what it is about to
+submit and after it under which id; whatever goes wrong, what was submitted is cancelled.
+
+Array dependencies would not do: `aftercorr` judges elements beyond the tenth by the whole parent array, and so can cancel healthy
+elements and start children of failed ones.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.resources import Cluster, Resources
+from pipeline.core.plan import Plan, PlannedStep
+from pipeline.core.settings import parse
+from pipeline.core.store import Owner, Store
+
+SIGNAL_LEAD_S = 120
+"""Seconds before the time limit at which a task is told to leave a checkpoint."""
+LEAKING = re.compile(r"^(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SCONTROL|PMI|PMIX)_")
+COLLECT = "collect"
+
+
+class SchedulerError(RuntimeError):
+    """SLURM refused something, or did not answer."""
+
+
+def is_there() -> bool:
+    """Whether this machine can submit to a SLURM that answers."""
+    if shutil.which("sbatch") is None or shutil.which("scontrol") is None:
+        return False
+    return subprocess.run(["scontrol", "ping"], capture_output=True, check=False, env=clean_environment(os.environ)).returncode == 0
+
+
+def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what a surrounding job left in it: it would override options and pin cores. SLURM_CONF stays."""
+    return {name: value for name, value in env.items() if name == "SLURM_CONF" or not LEAKING.match(name)}
+
+
+def call(arguments: Sequence[str], *, env: Mapping[str, str], given: str | None = None, check: bool = True) -> str:
+    """Run a SLURM command and return its output.
+
+    Raises:
+        SchedulerError: it failed; carries the command and what it said.
+    """
+    done = subprocess.run(list(arguments), input=given, capture_output=True, text=True, check=False, env=dict(env))
+    if check and done.returncode:
+        shown = " ".join(arguments[:1] + [a for a in arguments[1:] if len(a) < 200])
+        raise SchedulerError(f"{shown} ended with {done.returncode}: {(done.stderr or done.stdout).strip() or 'nothing said'}")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Array:
+    """One SLURM array: some steps of one stage and round."""
+
+    plan: Plan
+    name: str
+    steps: tuple[PlannedStep, ...]
+    """Those to submit."""
+    first: int
+    """Index within the stage of the array's element 0."""
+
+    @property
+    def job_name(self) -> str:
+        return f"{self.plan.folder.name}-{self.name}"
+
+    def element(self, step: PlannedStep) -> int:
+        """SLURM_ARRAY_TASK_ID of a step."""
+        return step.index - self.first
+
+    def options(self, resources: Resources, cluster: Cluster) -> list[str]:
+        """The sbatch options of this array, one argument each."""
+        elements = ",".join(str(self.element(step)) for step in self.steps)
+        log = self.plan.folder / "logs" / "slurm" / f"{self.name}.%A_%a.log"
+        return [
+            f"--job-name={self.job_name}",
+            f"--array={elements}%{min(cluster.max_parallel_tasks, len(self.steps))}",
+            f"--output={log}",
+            *resource_options(resources),
+            *cluster_options(cluster),
+            f"--signal=B:USR2@{SIGNAL_LEAD_S}",
+            "--requeue",
+            "--open-mode=append",
+            "--kill-on-invalid-dep=yes",
+        ]
+
+    def script(self) -> list[str]:
+        """The batch script and its arguments."""
+        return [
+            str(self.plan.code / "sbatch" / "stage.sbatch"),
+            sys.executable,
+            str(self.plan.folder),
+            self.steps[0].stage,
+            str(self.first),
+        ]
+
+
+def resource_options(resources: Resources) -> list[str]:
+    """`Resources` as sbatch options."""
+    options = [
+        f"--nodes={resources.nodes}",
+        f"--ntasks={resources.num_processes}",
+        f"--ntasks-per-node={resources.processes_per_node}",
+        f"--cpus-per-task={resources.cpus_per_task}",
+    ]
+    if resources.gpus_per_node:
+        options.append(f"--gpus-per-node={resources.gpus_per_node}")
+    if resources.memory_gb is not None:
+        options.append(f"--mem={round(resources.memory_gb * 1024)}M")
+    if resources.time_min is not None:
+        options.append(f"--time={resources.time_min}")
+    return options
+
+
+def cluster_options(cluster: Cluster) -> list[str]:
+    """`Cluster` as sbatch options."""
+    named = {"partition": cluster.partition, "account": cluster.account, "qos": cluster.qos}
+    return [f"--{name}={value}" for name, value in named.items() if value is not None]
+
+
+def arrays_of(plan: Plan, todo: Iterable[PlannedStep]) -> list[Array]:
+    """The arrays that hold the given steps, in the order of the plan."""
+    first: dict[str, int] = {}
+    for step in plan.steps:
+        first.setdefault(step.array, step.index)
+    chosen: dict[str, list[PlannedStep]] = {}
+    for step in todo:
+        chosen.setdefault(step.array, []).append(step)
+    return [Array(plan, name, tuple(steps), first[name]) for name, steps in chosen.items()]
+
+
+@dataclass
+class Journal:
+    """What a submission did, line by line: {"array", "job": null before and an id after sbatch} and {"state"}."""
+
+    path: Path
+
+    @classmethod
+    def new(cls, plan: Plan) -> "Journal":
+        """A new journal, numbered after those that are there; exactly one process gets each number."""
+        folder = plan.folder / "submissions"
+        number = len(list(folder.glob("*.jsonl")))
+        while True:
+            path = folder / f"{number:04d}.jsonl"
+            try:
+                with path.open("x"):
+                    return cls(path)
+            except FileExistsError:
+                number += 1
+
+    def write(self, **entry: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All whole lines."""
+        return [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
+
+    def jobs(self) -> dict[str, str]:
+        """{array: job id} of what was submitted."""
+        return {entry["array"]: entry["job"] for entry in self.entries() if entry.get("job")}
+
+    @property
+    def state(self) -> str:
+        """'submitting', 'submitted' or 'cancelled'."""
+        return next((entry["state"] for entry in reversed(self.entries()) if "state" in entry), "submitting")
+
+
+def journals(plan: Plan) -> list[Journal]:
+    """All submissions of a plan, oldest first."""
+    return [Journal(path) for path in sorted((plan.folder / "submissions").glob("*.jsonl"))]
+
+
+def job_of_each_step(plan: Plan) -> dict[str, str]:
+    """{step name: 'A_t'} of the newest submission that held the step."""
+    return {name: job for journal in journals(plan) for name, job in elements_of(journal).items()}
+
+
+def elements_of(journal: Journal) -> dict[str, str]:
+    """{step name: job} of what one submission held."""
+    return {name: job for entry in journal.entries() if entry.get("job") for name, job in entry["elements"].items()}
+
+
+def live_elements(jobs: Iterable[str], *, env: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """{'A_t': (state, reason)} of what squeue knows of the given array ids, ended elements too while it remembers them."""
+    wanted = set(jobs)
+    if not wanted:
+        return {}
+    # All of the user's jobs: squeue ends with an error if one of several ids is unknown by now.
+    listed = call(["squeue", "--noheader", "--array", "--states=all", "--me", "--format=%i|%T|%r"], env=env)
+    rows = (line.strip().split("|", 2) for line in listed.splitlines() if line.count("|") >= 2)
+    return {job: (state, reason) for job, state, reason in rows if job.split("_")[0] in wanted}
+
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "REVOKED")
+
+
+@contextlib.contextmanager
+def journaled(plan: Plan, *, env: Mapping[str, str]) -> Iterator[Journal]:
+    """A submission, all or nothing: if the block fails, what its journal names is cancelled."""
+    journal = Journal.new(plan)
+    me = Owner.this_process("")
+    journal.write(state="submitting", host=me.host, pid=me.pid, start=me.start)
+    try:
+        yield journal
+    except BaseException:
+        cancel_jobs(_known_ids(journal, env=env), env=env)
+        journal.write(state="cancelled")
+        raise
+    journal.write(state="submitted")
+
+
+def submit(plan: Plan, store: Store, *, environment: Mapping[str, str], only: Container[str] | None = None) -> Journal:
+    """Submit, wire, check and release the steps that the store lacks, or only some of them; the collecting job too.
+
+    Raises:
+        SchedulerError: something was refused; all that was submitted is cancelled.
+    """
+    env = clean_environment(os.environ) | dict(environment)
+    todo = [step for step in plan.steps if not store.has(step.name) and (only is None or step.name in only)]
+    arrays = arrays_of(plan, todo)
+    (plan.folder / "logs" / "slurm").mkdir(exist_ok=True)
+    with journaled(plan, env=env) as journal:
+        jobs = {array.name: _submit_array(array, journal, env=env) for array in arrays}
+        wire(edges(elements_of(journal), todo), env=env)
+        collect = submit_collect(plan, jobs, journal, env=env)
+        release([collect, *reversed(jobs.values())], env=env)
+    return journal
+
+
+def cluster_of(plan: Plan) -> Cluster:
+    """The plan's cluster settings."""
+    return parse(Cluster, plan.facts["identity"]["cluster"], where="cluster")
+
+
+def resources_of(plan: Plan, stage: str) -> Resources:
+    """The plan's resources for a stage."""
+    return parse(Resources, plan.facts["identity"]["resources"].get(stage, {}), where=f"resources.{stage}")
+
+
+def array_command(array: Array) -> list[str]:
+    """The exact sbatch command of an array."""
+    options = array.options(resources_of(array.plan, array.steps[0].resource_class), cluster_of(array.plan))
+    return ["sbatch", "--parsable", "--hold", *options, *array.script()]
+
+
+def collect_command(plan: Plan, jobs: Iterable[str]) -> list[str]:
+    """The exact sbatch command of the job that collects the tables once all else has ended, well or not."""
+    log = plan.folder / "logs" / "slurm" / "collect.%j.log"
+    return [
+        "sbatch",
+        "--parsable",
+        "--hold",
+        f"--job-name={plan.folder.name}-{COLLECT}",
+        f"--output={log}",
+        "--ntasks=1",
+        "--cpus-per-task=1",
+        *cluster_options(cluster_of(plan)),
+        f"--dependency=afterany:{':'.join(jobs)}",
+        "--requeue",
+        "--open-mode=append",
+        str(plan.code / "sbatch" / "collect.sbatch"),
+        sys.executable,
+        str(plan.folder),
+    ]
+
+
+def _submit_array(array: Array, journal: Journal, *, env: Mapping[str, str]) -> str:
+    journal.write(array=array.name, job=None, job_name=array.job_name)
+    job = call(array_command(array), env=env).strip().split(";")[0]
+    journal.write(array=array.name, job=job, elements={step.name: f"{job}_{array.element(step)}" for step in array.steps})
+    return job
+
+
+def submit_collect(plan: Plan, jobs: Mapping[str, str], journal: Journal, *, env: Mapping[str, str]) -> str:
+    """Submit the collecting job, held; returns its id."""
+    journal.write(array=COLLECT, job=None, job_name=f"{plan.folder.name}-{COLLECT}")
+    job = call(collect_command(plan, jobs.values()), env=env).strip().split(";")[0]
+    journal.write(array=COLLECT, job=job, elements={})
+    return job
+
+
+def edges(element: Mapping[str, str], todo: Sequence[PlannedStep]) -> dict[str, set[str]]:
+    """{'A_t': the elements that must end with 0 before it}; steps whose inputs are all in the store have none.
+
+    Args:
+        element: {step name: 'A_t'} of all submitted steps.
+        todo: the submitted steps.
+    """
+    needed = {element[step.name]: {element[name] for name in step.inputs.values() if name in element} for step in todo}
+    return {child: parents for child, parents in needed.items() if parents}
+
+
+def wire(needed: Mapping[str, set[str]], *, env: Mapping[str, str]) -> None:
+    """Give each held element its edges, through one scontrol, and read them back.
+
+    Raises:
+        SchedulerError: an update was refused, or SLURM now says something else than the plan.
+    """
+    if not needed:
+        return
+    updates = [
+        f"update JobId={child} Dependency={','.join(f'afterok:{parent}' for parent in sorted(parents))}"
+        for child, parents in needed.items()
+    ]
+    call(["scontrol"], env=env, given="\n".join(updates) + "\n")
+    listed = call(["squeue", "--noheader", "--array", "--me", "--format=%i|%E"], env=env)
+    found = {
+        job: set(re.findall(r"afterok:(\d+(?:_\d+)?)", condition))
+        for job, _, condition in (line.strip().partition("|") for line in listed.splitlines())
+    }
+    wrong = [child for child, parents in needed.items() if found.get(child) != parents]
+    if wrong:
+        child = wrong[0]
+        raise SchedulerError(
+            f"{len(wrong)} of {len(needed)} dependencies are not as planned, such as {child}: wanted {sorted(needed[child])}, "
+            f"SLURM says {sorted(found.get(child, set()))}; does a submit plugin change them? `attrain doctor` tests it"
+        )
+
+
+def release(jobs: Sequence[str], *, env: Mapping[str, str]) -> None:
+    """Let held jobs go, in the given order: children first, their conditions hold them."""
+    call(["scontrol", "release", *jobs], env=env)
+
+
+def cancel_jobs(jobs: Iterable[str], *, env: Mapping[str, str]) -> None:
+    """End jobs, by array id or element ('A_t'); those that have ended are no error."""
+    given = list(jobs)
+    if given:
+        call(["scancel", *given], env=env, check=False)
+
+
+def _known_ids(journal: Journal, *, env: Mapping[str, str]) -> list[str]:
+    """The ids of a submission; one that was lost between sbatch and journal is found by its name."""
+    known = journal.jobs()
+    lost = {entry["job_name"] for entry in journal.entries() if "job_name" in entry and entry["array"] not in known}
+    if not lost:
+        return list(known.values())
+    listed = call(["squeue", "--noheader", "--me", "--format=%F", f"--name={','.join(sorted(lost))}"], env=env, check=False)
+    return [*known.values(), *{line.strip() for line in listed.splitlines() if line.strip()}]

@@ -1,0 +1,44 @@
+"""RunConfig: every setting that decides the result of one run. How it is launched is not here."""
+
+from pydantic import Field, model_validator
+
+from pipeline.core.settings import Settings
+from pipeline.methods.attribution import Attribution, IntegratedGradients
+from pipeline.methods.augmentation import Augmentation, NoAugmentation, Selection, Worst
+from pipeline.methods.datasets import Dataset, MnistSmall
+from pipeline.methods.metrics import Evaluation
+from pipeline.methods.models import Model, SmallCnn
+from pipeline.methods.training.settings import Retraining, Training
+
+
+class RunConfig(Settings):
+    """One run: one row of the results table. Each field is a parameter name of the stages that use it."""
+
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    """Seed of initial weights, sample order and every random choice after `prepare`; the unit of replication."""
+    data: Dataset = Field(default_factory=MnistSmall)
+    """Data set, with its folds."""
+    model: Model = Field(default_factory=SmallCnn)
+    """Network."""
+    pretraining: Training = Field(default_factory=Training)
+    """How the model is trained before it is explained."""
+    attribution: Attribution = Field(default_factory=IntegratedGradients)
+    """What explains the model."""
+    selection: Selection = Field(default_factory=Worst)
+    """Which training samples are explained and changed."""
+    augmentation: Augmentation = Field(default_factory=NoAugmentation)
+    """What is done to them."""
+    rounds: int = Field(1, ge=1, le=100)
+    """How often attribute, augment and retrain follow each other; without meaning where `augmentation` is none."""
+    retraining: Retraining = Field(default_factory=Retraining)
+    """How the model is trained on what augmentation made."""
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    """What is measured at the end."""
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> "RunConfig":
+        if self.data.folds == 1 and (self.pretraining.early_stop_epochs or self.retraining.early_stop_epochs):
+            raise ValueError(
+                "early_stop_epochs needs validation data, but data.folds is 1; set data.folds to 2 or more, or leave early_stop_epochs out"
+            )
+        return self

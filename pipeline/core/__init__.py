@@ -1,0 +1,1 @@
+"""The spine: settings, steps, store, plan, ranks and tables. No torch, no scheduler."""

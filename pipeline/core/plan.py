@@ -1,0 +1,216 @@
+"""The plan: every step of an experiment, frozen at submission.
+
+PLANS/<experiment>-<digest>/ holds plan.parquet (schema PLAN), experiment.yaml as it was given, plan.json (experiment, digest,
+commit, versions), code/ (the packages that the tasks import) and, written as the work goes on, logs/ and submissions/.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.core.settings import canonical_json, plain
+from pipeline.core.step import Step
+from pipeline.core.tables import read_table, write_table
+
+PLAN = pa.schema(
+    [
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("own", pa.string(), nullable=False, metadata={"unit": "JSON: the stage's own settings by parameter"}),
+        pa.field("settings", pa.string(), nullable=False, metadata={"unit": "JSON: all that decides the artifact, flat"}),
+        pa.field("inputs", pa.string(), nullable=False, metadata={"unit": "JSON: {role: stage/key}"}),
+        pa.field("resource_class", pa.string(), nullable=False),
+        pa.field("array", pa.string(), nullable=False, metadata={"unit": "name of the SLURM array"}),
+        pa.field("index", pa.int32(), nullable=False, metadata={"unit": "place within the stage"}),
+    ]
+)
+
+
+TABLE, FACTS = "plan.parquet", "plan.json"
+
+
+class StalePlanError(RuntimeError):
+    """The code that runs is not the code that the plan was made with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStep:
+    """One row of the plan."""
+
+    stage: str
+    round: int
+    key: str
+    own: dict[str, Any]
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    resource_class: str
+    array: str
+    index: int
+
+    @property
+    def name(self) -> str:
+        """'stage/key'."""
+        return f"{self.stage}/{self.key}"
+
+
+def planned(steps: Iterable[Step], *, max_array_size: int = 1000) -> list[PlannedStep]:
+    """Number the steps within their stage, and cut each stage and round into arrays of at most max_array_size steps."""
+    next_index: dict[str, int] = {}
+    in_array: dict[tuple[str, int], int] = {}
+    rows = []
+    for step in steps:
+        index = next_index.setdefault(step.stage.name, 0)
+        next_index[step.stage.name] += 1
+        place = in_array.setdefault((step.stage.name, step.round), 0)
+        in_array[step.stage.name, step.round] += 1
+        chunk = place // max_array_size
+        rows.append(
+            PlannedStep(
+                stage=step.stage.name,
+                round=step.round,
+                key=step.key,
+                own={name: plain(value) for name, value in step.own.items()},
+                settings=step.settings,
+                inputs={role: up.name for role, up in step.inputs.items()},
+                resource_class=step.stage.name,
+                array=f"{step.stage.name}-{step.round}" + (f"-{chunk}" if chunk else ""),
+                index=index,
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of an experiment, and the folder that they are planned in."""
+
+    folder: Path
+    steps: tuple[PlannedStep, ...]
+    """All rows, inputs before what needs them."""
+    facts: dict[str, Any]
+    """plan.json: experiment, digest, code digest, commit, dirty, versions and `identity` (resources, cluster, runs)."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Plan":
+        """The plan of a folder.
+
+        Raises:
+            FileNotFoundError: there is no plan in the folder.
+        """
+        if not (folder / TABLE).exists():
+            raise FileNotFoundError(f"{folder} holds no {TABLE}; `attrain plan EXPERIMENT` makes a plan and prints its folder")
+        rows = read_table(folder / TABLE, PLAN).to_pylist()
+        steps = tuple(PlannedStep(**{**row, **{name: json.loads(row[name]) for name in ("own", "settings", "inputs")}}) for row in rows)
+        return cls(folder.resolve(), steps, json.loads((folder / FACTS).read_text()))
+
+    @property
+    def code(self) -> Path:
+        """The folder that tasks put on PYTHONPATH."""
+        return self.folder / "code"
+
+    def step(self, stage: str, index: int) -> PlannedStep:
+        """The row of one task.
+
+        Raises:
+            LookupError: the stage has no such index.
+        """
+        of_stage = {row.index: row for row in self.steps if row.stage == stage}
+        if index not in of_stage:
+            wanted = (
+                f"an index from 0 to {len(of_stage) - 1}" if of_stage else f"one of the stages {sorted({row.stage for row in self.steps})}"
+            )
+            raise LookupError(f"{self.folder} has no step {stage}[{index}]; wanted {wanted}")
+        return of_stage[index]
+
+    def log(self, step: PlannedStep) -> Path:
+        """Where the output of all attempts at a step goes."""
+        return self.folder / "logs" / step.stage / f"{step.index}.log"
+
+
+def code_files(root: Path, packages: Sequence[str]) -> list[Path]:
+    """The files of the packages that tasks import or read, sorted; relative to root."""
+    return sorted(
+        path.relative_to(root)
+        for package in packages
+        for path in (root / package).rglob("*")
+        if path.suffix in (".py", ".yaml", ".sbatch", ".sh") and "__pycache__" not in path.parts
+    )
+
+
+def code_digest(root: Path, packages: Sequence[str]) -> str:
+    """Hash of the code: names and bytes of its files."""
+    digest = hashlib.sha256()
+    for path in code_files(root, packages):
+        digest.update(f"{path}\0".encode())
+        digest.update((root / path).read_bytes())
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
+
+def draft_plan(
+    plans: Path, experiment: str, steps: Sequence[PlannedStep], *, code_root: Path, packages: Sequence[str], facts: Mapping[str, Any]
+) -> Plan:
+    """The plan as it would be written: equal steps, code and `facts["identity"]` give the same folder.
+
+    Args:
+        plans: the folder of all plans.
+        experiment: the experiment's name.
+        steps: the rows.
+        code_root: the folder that holds the packages.
+        packages: what of it the tasks import or read.
+        facts: what plan.json says besides; its `identity` (resources, cluster, runs), as plain values, is part of the digest.
+    """
+    code = code_digest(code_root, packages)
+    identity = [experiment, code, [[row.name, row.array, row.index] for row in steps], facts["identity"]]
+    digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:8]
+    return Plan(
+        (plans / f"{experiment}-{digest}").resolve(), tuple(steps), {"experiment": experiment, "digest": digest, "code": code, **facts}
+    )
+
+
+def write_plan(plan: Plan, *, text: str, code_root: Path, packages: Sequence[str]) -> Plan:
+    """Write the plan's folder whole, or find it there.
+
+    Args:
+        plan: from `draft_plan`.
+        text: the experiment file as it was given, overrides applied.
+        code_root: the folder that holds the packages.
+        packages: what of it the tasks import or read.
+    """
+    if (plan.folder / FACTS).exists():
+        return Plan.read(plan.folder)
+    plan.folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{plan.folder.name}-", dir=plan.folder.parent))
+    try:
+        _fill(aside, plan, text=text, code_root=code_root, packages=packages)
+        aside.rename(plan.folder)
+    except OSError:
+        if not (plan.folder / FACTS).exists():  # else: another submission wrote the same plan first
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Plan.read(plan.folder)
+
+
+def _fill(folder: Path, plan: Plan, *, text: str, code_root: Path, packages: Sequence[str]) -> None:
+    def column(name: str) -> list[Any]:
+        values = [getattr(row, name) for row in plan.steps]
+        return [canonical_json(value) if isinstance(value, dict) else value for value in values]
+
+    write_table(folder / TABLE, {name: column(name) for name in PLAN.names}, PLAN)
+    (folder / "experiment.yaml").write_text(text)
+    (folder / FACTS).write_text(json.dumps(plan.facts, indent=2, sort_keys=True) + "\n")
+    for path in code_files(code_root, packages):
+        target = folder / "code" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(code_root / path, target)
+    for name in ("logs", "submissions"):
+        (folder / name).mkdir()

@@ -1,0 +1,107 @@
+"""Every table's schema, and the one way to write and read them: Parquet, sorted by sample_id, units in field metadata."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+class TableError(ValueError):
+    """A table on disk is not what its schema says, or is cut short."""
+
+
+def _field(name: str, kind: pa.DataType, unit: str) -> pa.Field:
+    return pa.field(name, kind, nullable=False, metadata={"unit": unit})
+
+
+SAMPLE_ID = _field("sample_id", pa.int64(), "row of samples.npy")
+
+INDEX = pa.schema(
+    [
+        SAMPLE_ID,
+        _field("label", pa.int32(), "class index"),
+        _field("split", pa.string(), "train, validation or a test split"),
+        _field("fold", pa.int32(), "fold of the training part; -1 elsewhere"),
+        _field("source", pa.string(), "file and position that the sample came from"),
+        _field("sha256", pa.string(), "hash of the sample's bytes"),
+    ]
+)
+"""What `prepare` writes: one row a sample."""
+
+ATTRIBUTED = pa.schema(
+    [
+        SAMPLE_ID,
+        _field("target", pa.int32(), "class index that was attributed"),
+        _field("prediction", pa.int32(), "class index"),
+        _field("loss", pa.float32(), "nats"),
+        _field("sum", pa.float32(), "logits"),
+        _field("min", pa.float32(), "logits"),
+        _field("max", pa.float32(), "logits"),
+        pa.field("completeness_gap", pa.float32(), metadata={"unit": "logits; null where the method promises no sum"}),
+    ]
+)
+"""What `attribute` writes beside attributions.npy: row i of the table is row i of the array."""
+
+AUGMENTED = pa.schema(
+    [
+        SAMPLE_ID,
+        _field("label", pa.int32(), "class index"),
+        _field("source_sample_id", pa.int64(), "sample_id in prepare's index"),
+        _field("round", pa.int32(), "round that made the sample"),
+        _field("rule", pa.string(), "augmentation rule"),
+    ]
+)
+"""What `augment` writes beside samples.npy: sample_id is the row of that array."""
+
+PREDICTIONS = pa.schema(
+    [
+        SAMPLE_ID,
+        _field("split", pa.string(), "split of prepare's index"),
+        _field("label", pa.int32(), "class index"),
+        _field("prediction", pa.int32(), "class index"),
+        _field("confidence", pa.float32(), "probability of the prediction"),
+        _field("loss", pa.float32(), "nats"),
+    ]
+)
+"""What `evaluate` writes: one row a sample of every evaluated split."""
+
+CONFUSION = pa.schema(
+    [
+        _field("split", pa.string(), "split of prepare's index"),
+        _field("label", pa.int32(), "class index"),
+        _field("prediction", pa.int32(), "class index"),
+        _field("count", pa.int64(), "samples"),
+    ]
+)
+"""What `evaluate` writes beside the predictions: every pair of classes, zero counts too."""
+
+
+def write_table(path: Path, columns: Mapping[str, Any] | pa.Table, schema: pa.Schema) -> pa.Table:
+    """Write columns (arrays by name) or a table as Parquet with just this schema, sorted by sample_id where it has one."""
+    given = columns if isinstance(columns, pa.Table) else pa.table(dict(columns))
+    table = given.select(schema.names).cast(schema)
+    if "sample_id" in schema.names:
+        table = table.sort_by("sample_id")
+    pq.write_table(table, path)
+    return table
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a Parquet table and hold it against its schema.
+
+    Raises:
+        TableError: the file is no Parquet, cut short, or has other columns or types.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TableError(
+            f"{path} cannot be read as Parquet ({error}); run `attrain verify`, then remove its folder and run the step again"
+        ) from error
+    if not table.schema.equals(schema):
+        raise TableError(
+            f"{path}: wanted columns {schema.to_string(show_field_metadata=False)!r}, got {table.schema.to_string(show_field_metadata=False)!r}"
+        )
+    return table

@@ -1,0 +1,1 @@
+"""The science: tensors in, tensors out. No paths, no ranks, no experiment."""

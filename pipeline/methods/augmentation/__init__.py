@@ -1,0 +1,44 @@
+"""Augmentation by attribution: which samples are chosen (`Selection`) and what is done to them (`Augmentation`).
+
+A rule is written in one place: a settings class that can be called (see `Selector`, `Changer`), named in a union below.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.core.settings import members
+from pipeline.methods.augmentation.change import Changer, NoAugmentation, ReplaceBottom, ReplaceRandom, ReplaceTop, SameCompute
+from pipeline.methods.augmentation.select import ClassBalanced, Misclassified, RandomFraction, SelectAll, Selector, Worst
+
+Selection = Annotated[
+    SelectAll | Worst | Misclassified | RandomFraction | ClassBalanced,
+    Field(discriminator="rule"),
+]
+
+Augmentation = Annotated[
+    NoAugmentation | SameCompute | ReplaceTop | ReplaceBottom | ReplaceRandom,
+    Field(discriminator="rule"),
+]
+
+SELECTIONS = tuple(members(Selection).values())
+AUGMENTATIONS = tuple(members(Augmentation).values())
+
+__all__ = [
+    "AUGMENTATIONS",
+    "SELECTIONS",
+    "Augmentation",
+    "Changer",
+    "ClassBalanced",
+    "Misclassified",
+    "NoAugmentation",
+    "RandomFraction",
+    "ReplaceBottom",
+    "ReplaceRandom",
+    "ReplaceTop",
+    "SameCompute",
+    "SelectAll",
+    "Selection",
+    "Selector",
+    "Worst",
+]

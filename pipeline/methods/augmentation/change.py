@@ -1,0 +1,161 @@
+"""What is done to the chosen samples: pixels that the attribution names are replaced.
+
+B = batch, C = channels, H, W = pixels, P = H * W pixels of one image. A pixel's score is the sum of its channels' attributions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from pipeline.core.randomness import SampleStreams
+from pipeline.core.settings import Settings
+from pipeline.methods.lazy import torch
+
+PIXEL_DRAW, NOISE_DRAW = 0, 1
+"""Which draw of a sample's stream chooses its pixels and which fills them."""
+
+
+class Changer(Protocol):
+    """What a rule that makes samples is: settings that can be called."""
+
+    def __call__(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+        """Change the same number of pixels, all channels of each, in every image.
+
+        Args:
+            x_BCHW: images, uint8.
+            phi_BCHW: their attributions, of the same shape.
+            streams: one stream a sample, for rules and values that draw numbers.
+
+        Returns:
+            (B, C, H, W) new images, uint8; the given ones stay as they are.
+
+        Raises:
+            ValueError: the images are not uint8 (B, C, H, W), or attributions or streams do not fit them or are not finite.
+        """
+        ...
+
+
+class NoAugmentation(Settings):
+    """Nothing is made and nothing is retrained: the pretrained model is what is evaluated."""
+
+    makes_samples: ClassVar[bool] = False
+    needs_training: ClassVar[bool] = False
+    rule: Literal["none"] = "none"
+
+
+class SameCompute(Settings):
+    """The control that trains on plain samples for as many optimizer steps as a rule that makes samples would."""
+
+    makes_samples: ClassVar[bool] = False
+    needs_training: ClassVar[bool] = True
+    rule: Literal["same_compute"] = "same_compute"
+    mode: Literal["append", "replace"] = "append"
+    """The mode whose number of steps is matched: appended samples make an epoch longer, replaced ones do not."""
+
+
+class Replace(Settings):
+    """Fields that the rules below have in common; not a rule itself."""
+
+    makes_samples: ClassVar[bool] = True
+    needs_training: ClassVar[bool] = True
+    fraction: float = Field(0.1, gt=0, le=1)
+    """Share of an image's pixels that are replaced, in (0, 1]; at least one pixel is."""
+    value: Literal["zero", "mean", "min", "max", "noise"] = "mean"
+    """What they become, channel by channel: 0, or the image's own mean, least or greatest value, or uniform between these two."""
+    mode: Literal["append", "replace"] = "append"
+    """Whether the made samples are trained on beside their sources or in their place."""
+
+
+class ReplaceTop(Replace):
+    """Replace the pixels with the highest scores: what speaks most for the class."""
+
+    rule: Literal["replace_top"] = "replace_top"
+
+    def __call__(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+        """The images without their strongest evidence. See `Changer`."""
+        return replaced(x_BCHW, pixel_scores(x_BCHW, phi_BCHW), fraction=self.fraction, value=self.value, streams=streams)
+
+
+class ReplaceBottom(Replace):
+    """Replace the pixels with the lowest scores: the inverted control.
+
+    The lowest of signed scores is what speaks most against the class, not what is irrelevant. On images such as MNIST, where
+    most pixels are background and score about 0, the two differ; with scores that are never negative they are the same.
+    """
+
+    rule: Literal["replace_bottom"] = "replace_bottom"
+
+    def __call__(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+        """The images without their strongest counter-evidence. See `Changer`."""
+        return replaced(x_BCHW, -pixel_scores(x_BCHW, phi_BCHW), fraction=self.fraction, value=self.value, streams=streams)
+
+
+class ReplaceRandom(Replace):
+    """Replace as many pixels, drawn at random without a look at the attributions: the control of equal size."""
+
+    rule: Literal["replace_random"] = "replace_random"
+
+    def __call__(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+        """The images without pixels that each sample's stream draws. See `Changer`."""
+        scores_BP = drawn(x_BCHW, x_BCHW.shape[2:].numel(), streams=streams, draw=PIXEL_DRAW)
+        return replaced(x_BCHW, scores_BP, fraction=self.fraction, value=self.value, streams=streams)
+
+
+def pixel_scores(x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor) -> torch.Tensor:
+    """(B, P) sum of each pixel's attributions over its channels.
+
+    Raises:
+        ValueError: the attributions do not have the images' shape, or hold NaN or infinity, which no rank could be given.
+    """
+    if phi_BCHW.shape != x_BCHW.shape:
+        raise ValueError(f"wanted attributions of the images' shape {tuple(x_BCHW.shape)}, got {tuple(phi_BCHW.shape)}")
+    if not phi_BCHW.isfinite().all():
+        raise ValueError("attributions hold NaN or infinity; look for a model whose training diverged")
+    return phi_BCHW.sum(1).flatten(1)
+
+
+def drawn(x_BCHW: torch.Tensor, size: int, *, streams: SampleStreams, draw: int) -> torch.Tensor:
+    """(B, size) numbers in [0, 1) from each image's stream, float64, on the device of x.
+
+    Raises:
+        ValueError: there is not one stream an image.
+    """
+    if len(streams.sample_ids_B) != len(x_BCHW):
+        raise ValueError(f"wanted one stream an image, {len(x_BCHW)}, got {len(streams.sample_ids_B)}; pass the streams of this batch")
+    return torch.from_numpy(streams.uniform(size, draw=draw)).to(x_BCHW.device)
+
+
+def replaced(x_BCHW: torch.Tensor, scores_BP: torch.Tensor, *, fraction: float, value: str, streams: SampleStreams) -> torch.Tensor:
+    """(B, C, H, W) copy of the images in which the highest scored pixels are replaced; ties go to the lowest pixel index.
+
+    Raises:
+        ValueError: the images are not uint8 (B, C, H, W).
+    """
+    if x_BCHW.ndim != 4 or x_BCHW.dtype != torch.uint8:
+        raise ValueError(f"wanted images uint8 (B, C, H, W), got {x_BCHW.dtype} {tuple(x_BCHW.shape)}")
+    count = max(1, round(fraction * scores_BP.shape[1]))
+    # A threshold would take all of its ties: more than `count` pixels where many score 0. So would the unstable topk take any.
+    chosen_BP = scores_BP.argsort(dim=1, descending=True, stable=True)[:, :count]
+    mask_BP = torch.zeros_like(scores_BP, dtype=torch.bool).scatter_(1, chosen_BP, True)
+    mask_B1HW = mask_BP.reshape(-1, 1, *x_BCHW.shape[2:])
+    return torch.where(mask_B1HW, VALUES[value](x_BCHW, streams), x_BCHW)
+
+
+def _noise(x_BCHW: torch.Tensor, streams: SampleStreams) -> torch.Tensor:
+    """Whole numbers from the least to the greatest value of each channel, both included, all equally likely."""
+    uniform_BCHW = drawn(x_BCHW, x_BCHW.shape[1:].numel(), streams=streams, draw=NOISE_DRAW).reshape(x_BCHW.shape)
+    low_BC11, high_BC11 = x_BCHW.amin((2, 3), keepdim=True), x_BCHW.amax((2, 3), keepdim=True)
+    return (low_BC11 + (uniform_BCHW * (high_BC11 - low_BC11 + 1.0)).floor()).to(torch.uint8)
+
+
+VALUES: dict[str, Callable[[torch.Tensor, SampleStreams], torch.Tensor]] = {
+    "zero": lambda x_BCHW, streams: torch.zeros_like(x_BCHW[:, :1, :1, :1]),
+    "mean": lambda x_BCHW, streams: x_BCHW.double().mean((2, 3), keepdim=True).round().to(torch.uint8),
+    "min": lambda x_BCHW, streams: x_BCHW.amin((2, 3), keepdim=True),
+    "max": lambda x_BCHW, streams: x_BCHW.amax((2, 3), keepdim=True),
+    "noise": _noise,
+}
+"""What the pixels become, as uint8 that broadcasts to (B, C, H, W)."""

@@ -1,0 +1,16 @@
+"""Data sets to choose from. numpy only: nothing here imports torch."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.core.settings import members
+from pipeline.methods.datasets.idx import Mnist
+from pipeline.methods.datasets.mnist_small import MnistSmall
+from pipeline.methods.datasets.samples import DataFileError, DatasetSettings, Samples
+from pipeline.methods.datasets.shortcut import Shortcut
+
+Dataset = Annotated[MnistSmall | Mnist | Shortcut, Field(discriminator="dataset")]
+DATASETS = tuple(members(Dataset).values())
+
+__all__ = ["DATASETS", "DataFileError", "Dataset", "DatasetSettings", "Mnist", "MnistSmall", "Samples", "Shortcut"]

@@ -1,0 +1,113 @@
+"""A planted shortcut: a small bright patch whose place tells the label in training, and tells nothing in the test.
+
+N = samples, C = channels, H, W = pixels, K = classes
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pipeline.core.randomness import generator
+from pipeline.core.settings import Settings
+from pipeline.methods.datasets.idx import Mnist
+from pipeline.methods.datasets.mnist_small import MnistSmall
+from pipeline.methods.datasets.samples import Samples
+
+
+class Shortcut(Settings):
+    """Any image data set with a patch in each image, at one of K places along the border, a place a class.
+
+    In a share of the training images the place is that of the label; in the others, and in the test split, it is drawn at
+    random. The split `test_clean` holds the test images once more, without a patch.
+    """
+
+    dataset: Literal["shortcut"] = "shortcut"
+    base: Annotated[MnistSmall | Mnist, Field(discriminator="dataset")] = Field(default_factory=MnistSmall)
+    """The data set that the patches are put into; its folds are those of the whole."""
+    share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the training images whose patch tells the label."""
+    size: int = Field(default=3, ge=1)
+    """Side of the patch, in pixels."""
+    brightness: int = Field(default=255, ge=0, le=255)
+    """Pixel value of the patch, in every channel."""
+    train_patch: bool = True
+    """False leaves the training images without a patch: the upper reference."""
+
+    @property
+    def folds(self) -> int:
+        """Parts of the train split; 1 holds none out."""
+        return self.base.folds
+
+    @property
+    def fold(self) -> int:
+        """The part held out for validation."""
+        return self.base.fold
+
+    @property
+    def split_seed(self) -> int:
+        """Seed of every random choice of samples, and of the patches' places."""
+        return self.base.split_seed
+
+    def missing_files(self, root: Path) -> tuple[Path, ...]:
+        """Those of the base."""
+        return self.base.missing_files(root)
+
+    def load(self, root: Path) -> Samples:
+        """See `DatasetSettings.load`; the splits are `train`, `test` and, after them, `test_clean`."""
+        clean = self.base.load(root)
+        places_N = self._places(clean)
+        patched_N = np.ones(len(clean), dtype=bool) if self.train_patch else clean.splits_N != "train"
+        images_NCHW = clean.images_NCHW.copy()
+        corners_K2 = patch_corners(len(clean.class_names), size=self.size, height=images_NCHW.shape[2], width=images_NCHW.shape[3])
+        for place, (top, left) in enumerate(corners_K2):
+            images_NCHW[patched_N & (places_N == place), :, top : top + self.size, left : left + self.size] = self.brightness
+        test = np.flatnonzero(clean.splits_N == "test")
+        return replace(
+            clean,
+            images_NCHW=np.concatenate([images_NCHW, clean.images_NCHW[test]]),
+            labels_N=np.concatenate([clean.labels_N, clean.labels_N[test]]),
+            splits_N=np.concatenate([clean.splits_N, np.full(len(test), "test_clean")]),
+            sources_N=clean.sources_N + [clean.sources_N[row] for row in test],
+        )
+
+    def _places(self, clean: Samples) -> NDArray[np.int64]:
+        """The place of each sample's patch, in [0, K): the label where it tells it, else drawn independently of the label."""
+        draw = generator(self.split_seed, "shortcut")
+        random_N = draw.integers(len(clean.class_names), size=len(clean))
+        train = np.flatnonzero(clean.splits_N == "train")
+        telling = draw.permutation(train)[: round(self.share * len(train))]
+        random_N[telling] = clean.labels_N[telling]
+        return random_N
+
+
+def patch_corners(num_places: int, *, size: int, height: int, width: int) -> NDArray[np.int64]:
+    """Top and left pixel (K, 2) of each place, clockwise along the border at equal distances from the top left corner.
+
+    Raises:
+        ValueError: patches of this size overlap or do not fit; names the largest size that does not.
+    """
+    fitting = [side for side in range(1, min(height, width) + 1) if not _overlap(_corners(num_places, side, height, width), side)]
+    if size not in fitting:
+        largest = f"largest size: {max(fitting)}" if fitting else "no size fits"
+        raise ValueError(f"{num_places} patches of {size} px overlap along the border of {height} x {width} px images; {largest}")
+    return _corners(num_places, size, height, width)
+
+
+def _corners(num_places: int, size: int, height: int, width: int) -> NDArray[np.int64]:
+    down, right = height - size, width - size
+    walked = np.arange(num_places) * 2 * (down + right) // num_places
+    turns = [0, right, right + down, 2 * right + down, 2 * (right + down)]
+    return np.stack(
+        [np.interp(walked, turns, [0, 0, down, down, 0]), np.interp(walked, turns, [0, right, right, 0, 0])],
+        axis=1,
+    ).astype(np.int64)
+
+
+def _overlap(corners_K2: NDArray[np.int64], size: int) -> bool:
+    """Whether two squares of this size with these corners share a pixel."""
+    apart_KK = np.abs(corners_K2[:, None] - corners_K2[None]).max(axis=2)
+    return bool((apart_KK[~np.eye(len(corners_K2), dtype=bool)] < size).any())

@@ -1,0 +1,66 @@
+"""Seeded choices of samples that keep the classes' shares. numpy only.
+
+N = samples
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from pipeline.core.randomness import generator
+from pipeline.core.settings import Settings
+
+
+class SplitSettings(Settings):
+    """The fields that all data sets with a train and a test split share."""
+
+    num_train: int | None = Field(default=None, ge=1)
+    """Images kept of the train split, in equal shares of each class; None keeps all."""
+    num_test: int | None = Field(default=None, ge=1)
+    """Images kept of the test split, in equal shares of each class; None keeps all."""
+    folds: int = Field(default=5, ge=1)
+    """Parts that the train split is cut into; one of them is held out for validation. 1 holds none out."""
+    fold: int = Field(default=0, ge=0)
+    """The part that is held out, in [0, folds)."""
+    split_seed: int = Field(default=0, ge=0)
+    """Seed of the folds and of every choice of samples; apart from the run's seed, so that runs share their data."""
+
+    @model_validator(mode="after")
+    def _check_fold(self) -> "SplitSettings":
+        if self.fold >= self.folds:
+            raise ValueError(f"fold ({self.fold}) must be less than folds ({self.folds})")
+        return self
+
+
+def _shuffled_by_class(labels_N: NDArray[np.integer], *, seed: int, purpose: str) -> NDArray[np.int64]:
+    """All positions, class after class, in random order within each."""
+    order_N = generator(seed, purpose).permutation(len(labels_N))
+    return order_N[np.argsort(labels_N[order_N], kind="stable")]
+
+
+def stratified_folds(labels_N: NDArray[np.integer], folds: int, *, seed: int) -> NDArray[np.int32]:
+    """The fold of each sample, in [0, folds); fold sizes differ by at most one, in all and within each class.
+
+    Raises:
+        ValueError: there are fewer samples than folds.
+    """
+    if len(labels_N) < folds:
+        raise ValueError(f"{folds} folds need at least as many training samples, got {len(labels_N)}; set data.folds lower")
+    fold_N = np.empty(len(labels_N), dtype=np.int32)
+    # Dealt out like cards, the next class going on where the last one stopped: even in all and within each class.
+    fold_N[_shuffled_by_class(labels_N, seed=seed, purpose="folds")] = np.arange(len(labels_N)) % folds
+    return fold_N
+
+
+def stratified_subset(labels_N: NDArray[np.integer], count: int, *, seed: int, purpose: str = "subset") -> NDArray[np.int64]:
+    """`count` positions, ascending; each class keeps its share to within one sample.
+
+    Every (N/count)-th sample of a list sorted by class (systematic sampling, Cochran 1977, Sampling Techniques, ch. 8).
+
+    Raises:
+        ValueError: there are fewer than `count` samples.
+    """
+    if count > len(labels_N):
+        raise ValueError(f"wanted {count} samples, but there are {len(labels_N)}; ask for fewer, or for all (null)")
+    every = (2 * np.arange(count) + 1) * len(labels_N) // (2 * max(count, 1))
+    return np.sort(_shuffled_by_class(labels_N, seed=seed, purpose=purpose)[every])

@@ -1,0 +1,36 @@
+"""The convolutional network of `SmallCnn`.
+
+B = batch, C = channels, D = feature maps, H, W = pixels, h, w = pixels after pooling, K = classes
+"""
+
+from torch import Tensor, nn
+
+
+class ConvNet(nn.Module):
+    """`features` keeps the image plane, for methods that explain its last maps; `classifier` turns it into logits."""
+
+    def __init__(self, input_shape: tuple[int, int, int], *, channels: tuple[int, int], hidden: int, num_classes: int) -> None:
+        super().__init__()
+        num_channels, height, width = input_shape
+        if min(height, width) < 4:
+            raise ValueError(f"small_cnn halves the image twice and needs at least 4 x 4 pixels, got {height} x {width}; use model mlp")
+        first, second = channels
+        self.features = nn.Sequential(
+            nn.Conv2d(num_channels, first, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(first, second, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+        self.classifier = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(second * (height // 4) * (width // 4), hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, num_classes),
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        maps_BDhw = self.features(x_BCHW)
+        return self.classifier(maps_BDhw)

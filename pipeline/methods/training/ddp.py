@@ -1,0 +1,56 @@
+"""What ranks say to each other beside gradients. On one rank all of it is free, and needs no process group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.core.ranks import Ranks
+from pipeline.methods.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def _device() -> str:
+    """Where tensors of the process group's back-end must lie."""
+    return "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+
+
+def wrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """The model, or with several ranks a wrapper around it that averages the gradients over them."""
+    if ranks.world_size == 1:
+        return model
+    return torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def sum_over_ranks(values: Sequence[float], ranks: Ranks) -> list[float]:
+    """The sum of each number over all ranks, in float64; the same on every rank."""
+    if ranks.world_size == 1:
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=_device())
+    torch.distributed.all_reduce(total)
+    return total.tolist()
+
+
+def any_rank(flag: bool, ranks: Ranks) -> bool:
+    """Whether the flag is set on some rank; the same answer on every rank."""
+    return sum_over_ranks([float(flag)], ranks) != [0.0]
+
+
+def barrier(ranks: Ranks) -> None:
+    """Wait until every rank is here."""
+    any_rank(False, ranks)
+
+
+def broadcast_text(text: str | None, ranks: Ranks) -> str:
+    """Rank 0's text, on every rank; the others' is not looked at. It travels as bytes, not as a pickle."""
+    if ranks.world_size == 1:
+        return text or ""
+    content = (text or "").encode() if ranks.is_first else b""
+    length = int(sum_over_ranks([len(content)], ranks)[0])
+    encoded = torch.zeros(length, dtype=torch.uint8, device=_device())
+    if content:
+        encoded.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    torch.distributed.broadcast(encoded, src=0)
+    return bytes(encoded.tolist()).decode()

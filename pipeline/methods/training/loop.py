@@ -1,0 +1,282 @@
+"""The training loop: the same steps on any number of ranks, and the same weights after any number of interruptions.
+
+B = batch (this rank's part), C = channels, H, W = pixels, K = classes
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.context import Context, StopRequested
+from pipeline.core.randomness import stream_key
+from pipeline.methods.lazy import torch
+from pipeline.methods.training.checkpoint import Saver, newest, read
+from pipeline.methods.training.data import ImageSet
+from pipeline.methods.training.ddp import barrier, broadcast_text, sum_over_ranks, wrapped
+from pipeline.methods.training.scalars import Scalars, scalars
+from pipeline.methods.training.schedule import epoch_order, learning_rate_at
+from pipeline.methods.training.settings import Training
+from pipeline.methods.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or a weight became infinite or not a number; the settings, not the machine, have to change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """What came of it, beside the weights."""
+
+    samples_seen: int
+    """Over all ranks, each use of a sample counted."""
+    num_steps: int
+    """Optimizer steps."""
+    final_loss: float
+    """Mean training loss of the last epoch, in nats."""
+    epochs_run: int
+    history: list[dict[str, float]]
+    """One row an epoch: epoch, step, samples_seen, learning_rate, loss and, with validation data, validation_loss and
+    validation_accuracy. No times: equal runs have equal histories."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What does not change while training goes on."""
+
+    data: ImageSet
+    settings: Training
+    seed: int
+    round: int
+    context: Context
+    validation: ImageSet | None
+    extra_per_epoch: int
+
+    @property
+    def epoch_samples(self) -> int:
+        return len(self.data) + self.extra_per_epoch
+
+    @property
+    def epoch_steps(self) -> int:
+        return -(-self.epoch_samples // self.settings.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        return self.settings.epochs * self.epoch_steps
+
+    def samples_after(self, step: int) -> int:
+        """Samples seen in the first `step` steps; the last batch of an epoch may be a small one."""
+        epochs, steps = divmod(step, self.epoch_steps)
+        return epochs * self.epoch_samples + steps * self.settings.batch_size
+
+    def batches_from(self, step: int) -> Iterator[NDArray[np.int64]]:
+        """The global batches of all steps from this one on, as positions in `data`."""
+        size = self.settings.batch_size
+        for epoch in range(step // self.epoch_steps, self.settings.epochs):
+            order = epoch_order(len(self.data), self.extra_per_epoch, seed=self.seed, purpose="order", counters=(self.round, epoch))
+            first = step % self.epoch_steps if epoch == step // self.epoch_steps else 0
+            yield from (order[start : start + size] for start in range(first * size, len(order), size))
+
+
+def train(
+    model: nn.Module,
+    data: ImageSet,
+    settings: Training,
+    *,
+    seed: int,
+    round: int,  # noqa: A002 - the word for it everywhere
+    context: Context,
+    validation: ImageSet | None = None,
+    extra_per_epoch: int = 0,
+) -> TrainingResult:
+    """Train the model in place by cross-entropy; it ends on the context's device, in eval mode.
+
+    Starts from the newest checkpoint of this and earlier attempts, where there is one. A resumed run equals an undisturbed
+    one, on one CPU rank bit for bit; several ranks give the weights of one up to rounding, unless the network has dropout
+    or batch normalisation, which act within a rank.
+
+    Args:
+        model: (B, C, H, W) -> logits (B, K); with its initial weights.
+        data: training images.
+        settings: how to train.
+        seed: decides sample order and dropout, together with the round.
+        round: 0 for pretraining, then the number of the retraining.
+        context: ranks, device, checkpoint folders, stop flag. With several ranks the process group is up.
+        validation: images for the validation columns of the history and for early stopping.
+        extra_per_epoch: samples drawn a second time each epoch, for as many steps as training on that many more.
+
+    Raises:
+        StopRequested: a rank was asked to stop; the checkpoint is written.
+        NonFiniteLossError: the loss or a weight became infinite or not a number; on every rank.
+        ValueError: there are no training images, or early stopping has no validation data.
+    """
+    if len(data) == 0:
+        raise ValueError("there are no training images; check the data set's num_train and folds")
+    if settings.early_stop_epochs is not None and not validation:
+        raise ValueError("early_stop_epochs needs validation data; set data.folds to 2 or more, or leave early_stop_epochs out")
+    job = _Job(
+        data=data, settings=settings, seed=seed, round=round, context=context, validation=validation, extra_per_epoch=extra_per_epoch
+    )
+    state = TrainingState.start(model, settings, device=context.device)
+    _restore(state, context)
+    with _random_state_kept(context.device), scalars(context) as write:
+        _run(job, state, write)
+    if state.average is not None:
+        model.load_state_dict(state.average)
+    model.eval()
+    return TrainingResult(
+        samples_seen=job.samples_after(state.step),
+        num_steps=state.step,
+        final_loss=state.history[-1]["loss"],
+        epochs_run=len(state.history),
+        history=state.history,
+    )
+
+
+def _restore(state: TrainingState, context: Context) -> None:
+    """Every rank continues from the checkpoint that rank 0 chose: on a shared disk they might see different files."""
+    folders = [folder for folder in (context.scratch, *context.earlier) if folder is not None]
+    found = newest(folders) if context.ranks.is_first else None
+    chosen = broadcast_text(str(found[0]) if found else None, context.ranks)
+    if chosen:
+        state.restore(found[1] if found else read(Path(chosen)))
+
+
+@contextmanager
+def _random_state_kept(device: str) -> Iterator[None]:
+    """Leave torch's generators as they were found."""
+    kind = torch.device(device)
+    with torch.random.fork_rng(devices=[] if kind.type == "cpu" else [kind], device_type="cuda" if kind.type == "cpu" else kind.type):
+        yield
+
+
+def _run(job: _Job, state: TrainingState, write: Scalars) -> None:
+    """All steps that are left; checkpoints between them."""
+    context, saver = job.context, Saver(job.context)
+    forward = wrapped(state.model, context.ranks)
+    state.model.train()
+    for batch in () if _patience_is_over(job, state) else job.batches_from(state.step):
+        loss, stop = _take_step(job, state, forward, batch)
+        epoch_ended = state.step % job.epoch_steps == 0
+        if epoch_ended:
+            _end_epoch(job, state)
+            write(state.history[-1])
+        if context.ranks.is_first:
+            context.progress(job.samples_after(state.step), job.samples_after(job.total_steps), unit="samples", loss=loss)
+        if state.step == job.total_steps or (epoch_ended and _patience_is_over(job, state)):
+            return
+        if stop or saver.due(epoch_ended=epoch_ended):
+            saver.save(state.content(), step=state.step)
+        if stop:
+            barrier(context.ranks)
+            raise StopRequested(f"training stopped after step {state.step} of {job.total_steps}; run the same command again to continue")
+
+
+def _take_step(job: _Job, state: TrainingState, forward: nn.Module, batch: NDArray[np.int64]) -> tuple[float, bool]:
+    """One optimizer step on a global batch.
+
+    Returns:
+        The mean loss over the global batch in nats, and whether any rank was asked to stop.
+    """
+    settings, context = job.settings, job.context
+    learning_rate = learning_rate_at(state.step, job.total_steps, settings)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    # A stream for each step and rank: what dropout draws does not depend on where training was interrupted.
+    torch.manual_seed(stream_key(job.seed, "dropout", job.round, state.step, context.ranks.rank) % 2**63)
+    loss = _loss_share(job, forward, batch)
+    state.optimizer.zero_grad(set_to_none=True)
+    # DDP averages gradients over the ranks; what is wanted is the sum of their shares.
+    state.scaler.scale(loss * context.ranks.world_size).backward()
+    if settings.gradient_clip_norm is not None:
+        state.scaler.unscale_(state.optimizer)
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.gradient_clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.step += 1
+    if settings.ema_decay is not None:
+        state.update_average(settings.ema_decay)
+    mean_loss, num_stops = sum_over_ranks([loss.item(), float(context.should_stop())], context.ranks)
+    if not math.isfinite(mean_loss):
+        raise _diverged(job, f"the loss became {mean_loss}", step=state.step, learning_rate=learning_rate)
+    state.loss_sum += mean_loss * len(batch)
+    return mean_loss, num_stops > 0
+
+
+def _loss_share(job: _Job, forward: nn.Module, batch: NDArray[np.int64]) -> torch.Tensor:
+    """This rank's share of the mean loss of the global batch: the shares of all ranks sum to it."""
+    part = batch[job.context.ranks.span(len(batch))]
+    # A rank without a part takes the first sample with weight 0: gradients travel only if every rank runs backward.
+    positions, weight = (part, 1.0) if len(part) else (batch[:1], 0.0)
+    x_BCHW, target_B = job.data.batch(positions, device=job.context.device)
+    with _autocast(job):
+        logits_BK = forward(x_BCHW)
+    smoothing = job.settings.label_smoothing
+    loss_sum = torch.nn.functional.cross_entropy(logits_BK.float(), target_B, label_smoothing=smoothing, reduction="sum")
+    return loss_sum * (weight / len(batch))
+
+
+def _autocast(job: _Job) -> torch.autocast:
+    kind, precision = torch.device(job.context.device).type, job.settings.precision
+    lower = torch.bfloat16 if precision == "bfloat16" else torch.float16
+    return torch.autocast(kind, dtype=lower, enabled=precision != "float32")
+
+
+def _end_epoch(job: _Job, state: TrainingState) -> None:
+    """Add the epoch's row to the history."""
+    learning_rate = state.optimizer.param_groups[0]["lr"]
+    if not all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
+        raise _diverged(job, "a weight became infinite or not a number", step=state.step, learning_rate=learning_rate)
+    row = {
+        "epoch": len(state.history) + 1,
+        "step": state.step,
+        "samples_seen": job.samples_after(state.step),
+        "learning_rate": learning_rate,
+        "loss": state.loss_sum / job.epoch_samples,
+    }
+    if job.validation:
+        row |= _validate(job, state, job.validation)
+    state.history.append(row)
+    state.loss_sum = 0.0
+
+
+def _validate(job: _Job, state: TrainingState, validation: ImageSet) -> dict[str, float]:
+    """Mean loss in nats and accuracy over the validation images, with the weights that training would end with now."""
+    context = job.context
+    mine = np.arange(len(validation))[context.ranks.span(len(validation))]
+    loss_sum, num_right = 0.0, 0
+    state.model.eval()
+    with torch.no_grad(), _autocast(job):
+        for start in range(0, len(mine), context.batch_size):
+            x_BCHW, target_B = validation.batch(mine[start : start + context.batch_size], device=context.device)
+            logits_BK = torch.func.functional_call(state.model, state.average or {}, (x_BCHW,)).float()
+            loss_sum += torch.nn.functional.cross_entropy(logits_BK, target_B, reduction="sum").item()
+            num_right += int((logits_BK.argmax(dim=1) == target_B).sum())
+    state.model.train()
+    loss, right = sum_over_ranks([loss_sum, num_right], context.ranks)
+    return {"validation_loss": loss / len(validation), "validation_accuracy": right / len(validation)}
+
+
+def _patience_is_over(job: _Job, state: TrainingState) -> bool:
+    """Whether the validation loss was last at its lowest `early_stop_epochs` epochs ago."""
+    if job.settings.early_stop_epochs is None or not state.history:
+        return False
+    losses = [row["validation_loss"] for row in state.history]
+    return len(losses) - 1 - losses.index(min(losses)) >= job.settings.early_stop_epochs
+
+
+def _diverged(job: _Job, what: str, *, step: int, learning_rate: float) -> NonFiniteLossError:
+    return NonFiniteLossError(
+        f"{what} at step {step} of {job.total_steps} (learning rate {learning_rate:.3g}, {job.settings.precision}); "
+        "set learning_rate lower, warmup_fraction higher or gradient_clip_norm to 1.0"
+    )

@@ -1,0 +1,38 @@
+"""Which samples each step sees, and at which learning rate: pure functions of the step, so that resuming needs no state."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.randomness import generator
+from pipeline.methods.training.settings import Training
+
+
+def epoch_order(num: int, extra: int, *, seed: int, purpose: str, counters: tuple[int, ...]) -> NDArray[np.int64]:
+    """Positions (num + extra,) in [0, num): a permutation of all, then `extra` more, none again before all were drawn again.
+
+    The first `num` do not depend on `extra`.
+
+    Raises:
+        ValueError: there is nothing to draw from.
+    """
+    if num < 1:
+        raise ValueError("there are no training samples; check the data set's num_train and folds, and the selection")
+    num_passes = -(-(num + extra) // num)
+    passes = [generator(seed, purpose, *counters, number).permutation(num) for number in range(num_passes)]
+    return np.concatenate(passes)[: num + extra]
+
+
+def learning_rate_at(step: int, total_steps: int, settings: Training) -> float:
+    """Learning rate of one step, counted from 0: linear warm-up to the peak, then the schedule.
+
+    Cosine: Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, one cycle down to 0.
+    """
+    warmup_steps = round(settings.warmup_fraction * total_steps)
+    if step < warmup_steps:
+        return settings.learning_rate * (step + 1) / warmup_steps
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    done_fraction = (step - warmup_steps) / (total_steps - warmup_steps)
+    return settings.learning_rate * (1 + math.cos(math.pi * done_fraction)) / 2

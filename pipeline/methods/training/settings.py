@@ -1,0 +1,47 @@
+"""Settings of training. Batch sizes are global: summed over the ranks."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.core.settings import Settings
+
+
+class Training(Settings):
+    """How a network is trained."""
+
+    epochs: int = Field(default=5, ge=1)
+    """Passes over the training data."""
+    batch_size: int = Field(default=64, ge=1)
+    """Samples of one optimizer step, over all ranks; the last batch of an epoch may be smaller."""
+    learning_rate: float = Field(default=0.05, gt=0)
+    """Peak learning rate, reached when the warm-up ends."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """adamw wants a learning rate near 0.001."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of sgd; adamw uses (0.9, 0.999)."""
+    nesterov: bool = True
+    """Nesterov's form of the momentum of sgd; without effect where momentum is 0."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """Decay of the weights of linear and convolution layers; biases and scales (one axis) are left out."""
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of all optimizer steps in which the learning rate climbs to its peak."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: half a cosine down to 0, or the peak throughout."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target's probability that is spread evenly over all classes."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the forward pass (autocast); weights stay float32. float16 scales the loss."""
+    gradient_clip_norm: float | None = Field(default=None, gt=0)
+    """Largest Euclidean norm of the gradient over all weights; None clips nothing."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Decay a step of the running mean of the weights, which replaces them at the end; None keeps the last weights."""
+    early_stop_epochs: int | None = Field(default=None, ge=1)
+    """Ends training after so many epochs without a lower validation loss, with the weights of the last one; None trains all."""
+
+
+class Retraining(Training):
+    """How a network is trained once more, on what augmentation made."""
+
+    start: Literal["pretrained", "scratch"] = "pretrained"
+    """Weights to start from: those that were explained, or fresh ones."""

@@ -1,0 +1,128 @@
+"""What the stages hand one another: the files of each artifact, written and read in one place.
+
+prepare:   index.parquet (INDEX), samples.npy (uint8, N C H W), dataset.json
+pretrain, retrain: weights.safetensors, model.json, history.json
+attribute: attributions.npy (float32, one row a row of the table), attributed.parquet (ATTRIBUTED)
+augment:   samples.npy (uint8), augmented.parquet (AUGMENTED), augmentation.json
+evaluate:  predictions.parquet (PREDICTIONS), confusion.parquet (CONFUSION), metrics.json
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.randomness import stream_key
+from pipeline.core.settings import parse, plain
+from pipeline.core.tables import INDEX, read_table
+from pipeline.methods.lazy import torch
+from pipeline.methods.models import Model
+from pipeline.methods.training.data import ImageSet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """A raw array that can be memory-mapped."""
+    np.save(path, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """The array, memory-mapped and read-only; an empty one in memory, since nothing of it can be mapped."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:
+        return np.load(path, allow_pickle=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Settings or figures, readable by people."""
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFacts:
+    """dataset.json: what holds of all samples."""
+
+    input_shape: tuple[int, ...]
+    """(C, H, W)."""
+    class_names: tuple[str, ...]
+    mean_C: tuple[float, ...]
+    """Of the train split, in [0, 1]."""
+    std_C: tuple[float, ...]
+    """Of the train split, in [0, 1]."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / "dataset.json", asdict(self))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepare artifact."""
+
+    folder: Path
+
+    @cached_property
+    def facts(self) -> DatasetFacts:
+        given = json.loads((self.folder / "dataset.json").read_text())
+        return DatasetFacts(**{name: tuple(value) for name, value in given.items()})
+
+    @cached_property
+    def index(self) -> dict[str, NDArray[Any]]:
+        """Columns of the index as arrays; row i is sample_id i."""
+        table = read_table(self.folder / "index.parquet", INDEX)
+        return {name: table[name].to_numpy() for name in ("sample_id", "label", "split", "fold")}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that hold samples, `train` first."""
+        found = set(self.index["split"].tolist())
+        return tuple(sorted(found, key=lambda split: (split != "train", split != "validation", split)))
+
+    def images(self, split: str) -> ImageSet:
+        """The samples of one split, in the order of their ids."""
+        rows = np.flatnonzero(self.index["split"] == split)
+        return ImageSet.of(
+            read_array(self.folder / "samples.npy"),
+            rows=rows,
+            labels=self.index["label"][rows],
+            sample_ids=self.index["sample_id"][rows],
+            mean=np.array(self.facts.mean_C),
+            std=np.array(self.facts.std_C),
+        )
+
+
+def fresh_network(model: Model, prepared: Prepared, *, seed: int, device: str) -> "nn.Module":
+    """The network with initial weights that depend on the seed alone."""
+    torch.manual_seed(stream_key(seed, "initial weights") % 2**63)
+    return model.build(input_shape=prepared.facts.input_shape, num_classes=prepared.facts.num_classes).to(device)
+
+
+def write_model(folder: Path, model: "nn.Module", *, settings: Model, facts: DatasetFacts, history: list[Mapping[str, Any]]) -> None:
+    """Weights and what is needed to build the network again."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "weights.safetensors")
+    write_json(folder / "model.json", {"model": plain(settings), "input_shape": facts.input_shape, "num_classes": facts.num_classes})
+    write_json(folder / "history.json", history)
+
+
+def read_model(folder: Path, *, device: str) -> "nn.Module":
+    """The network with its weights, in eval mode."""
+    from safetensors.torch import load_file
+
+    about = json.loads((folder / "model.json").read_text())
+    settings = parse(Model, about["model"], where=str(folder / "model.json"))
+    model = settings.build(input_shape=tuple(about["input_shape"]), num_classes=about["num_classes"])
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    return model.to(device).eval()

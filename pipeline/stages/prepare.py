@@ -1,0 +1,59 @@
+"""prepare: any data set becomes one index and one memory-mapped array; splits and folds are made here, once."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.context import Context
+from pipeline.core.step import Stage
+from pipeline.core.tables import INDEX, write_table
+from pipeline.methods.datasets import Dataset
+from pipeline.methods.datasets.splits import stratified_folds
+from pipeline.stages.artifacts import DatasetFacts, write_array
+
+
+def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Context) -> None:
+    """Load the samples, divide the training part into folds, and hold fold `data.fold` out as split `validation`."""
+    if not context.ranks.is_first:
+        return
+    samples = data.load(context.data_root)
+    in_train = samples.splits_N == "train"
+    fold_N = np.full(len(in_train), -1, dtype=np.int32)
+    if data.folds > 1:
+        fold_N[in_train] = stratified_folds(samples.labels_N[in_train], folds=data.folds, seed=data.split_seed)
+    splits_N = np.where(in_train & (fold_N == data.fold), "validation", samples.splits_N)
+    write_array(out / "samples.npy", samples.images_NCHW)
+    columns = {
+        "sample_id": np.arange(len(splits_N)),
+        "label": samples.labels_N,
+        "split": splits_N,
+        "fold": fold_N,
+        "source": samples.sources_N,
+        "sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in samples.images_NCHW],
+    }
+    write_table(out / "index.parquet", columns, INDEX)
+    mean_C, std_C = _statistics(samples.images_NCHW[splits_N == "train"])
+    facts = DatasetFacts(
+        input_shape=samples.images_NCHW.shape[1:],
+        class_names=tuple(samples.class_names),
+        mean_C=tuple(mean_C.tolist()),
+        std_C=tuple(std_C.tolist()),
+    )
+    facts.write(out)
+    context.metrics["num_samples"] = len(splits_N)
+
+
+def _statistics(images_NCHW: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each channel in [0, 1], exact, from the counts of the 256 values."""
+    counts_CV = np.stack([np.bincount(images_NCHW[:, c].ravel(), minlength=256) for c in range(images_NCHW.shape[1])])
+    values_V = np.arange(256) / 255.0
+    share_CV = counts_CV / counts_CV.sum(axis=1, keepdims=True)
+    mean_C = share_CV @ values_V
+    std_C = np.sqrt((share_CV * (values_V - mean_C[:, None]) ** 2).sum(axis=1))
+    return mean_C, np.maximum(std_C, 1.0 / 255.0)  # A constant channel must not be divided by zero.
+
+
+STAGE = Stage(name="prepare", needs=(), run=run)

@@ -1,0 +1,26 @@
+"""pretrain: a model trained on plain data, to be explained."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.core.context import Context
+from pipeline.core.step import Stage
+from pipeline.methods.models import Model
+from pipeline.methods.training.settings import Training
+from pipeline.stages.artifacts import Prepared, fresh_network, write_model
+
+
+def run(seed: int, model: Model, pretraining: Training, *, inputs: Mapping[str, Path], out: Path, context: Context) -> None:
+    """Train from weights drawn from `seed`."""
+    from pipeline.methods.training.loop import train
+
+    prepared = Prepared(inputs["prepare"])
+    network = fresh_network(model, prepared, seed=seed, device=context.device)
+    validation = prepared.images("validation") if "validation" in prepared.splits else None
+    result = train(network, prepared.images("train"), pretraining, seed=seed, round=0, context=context, validation=validation)
+    context.metrics.update(samples_seen=result.samples_seen, num_steps=result.num_steps, final_loss=result.final_loss)
+    if context.ranks.is_first:
+        write_model(out, network, settings=model, facts=prepared.facts, history=result.history)
+
+
+STAGE = Stage(name="pretrain", needs=("prepare",), provides="model", run=run)

@@ -1,0 +1,10 @@
+"""From rows, one a run, to tables, statistics, files and a figure; pure functions that know nothing of the store.
+
+    statistics   paired_difference        intervals, paired by seed
+    summary      summarise                one row an arm; incomplete arms are shown and counted
+    render       to_terminal, to_markdown, to_latex
+    figures      draw, figure_files
+    write        write_results            whole or not at all
+
+Import the module that you need: none is imported here, so that a command that makes no table does not wait for pandas.
+"""

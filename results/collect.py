@@ -1,0 +1,109 @@
+"""From a plan and a store to rows, one a run: its settings, its metrics, what it cost, and whether it is complete."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.plan import Plan, PlannedStep
+from pipeline.core.settings import SettingsError, nearest
+from pipeline.core.store import Store, StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def collect_runs(plan: Plan, store: Store) -> "pd.DataFrame":
+    """One row a run of the plan, in its order, whether done or not.
+
+    Columns: arm, seed, state ('done' or what is missing), the settings that decided the run, <split>.<metric>, and
+    cost.seconds, cost.samples_seen, cost.peak_memory_mb over all the steps that the run needed (shared ones counted in full).
+    """
+    import pandas as pd
+
+    steps = {step.name: step for step in plan.steps}
+    rows = [_row(run, steps, store) for run in plan.facts["identity"]["runs"]]
+    columns = sorted({name for row in rows for name in row}, key=_column_order)
+    return pd.DataFrame(rows, columns=columns)
+
+
+def results_folder(plan: Plan, store: Store) -> Path:
+    """Where the tables of a plan lie."""
+    return store.root / "results" / plan.facts["experiment"]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a plan: files, and what a terminal shows."""
+
+    paths: list[Path]
+    rendered: Any
+    """For rich to print."""
+
+
+def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int = 120) -> Tables:
+    """Summarise the runs as the plan's experiment says, and write all tables.
+
+    Raises:
+        SettingsError: the experiment names a metric that no run has.
+    """
+    from results.render import to_terminal
+    from results.summary import incomplete_runs, summarise
+    from results.write import write_results
+
+    table = plan.facts["identity"]["table"]
+    for metric in table["metrics"]:
+        if metric not in runs:
+            if (runs["state"] == "done").any():
+                known = [name for name in runs.columns if name.startswith(("test", "validation"))]
+                raise SettingsError(f"table.metrics: no run has {metric!r}{nearest(metric, known)}")
+            runs = runs.assign(**{metric: float("nan")})
+    summary = summarise(runs, metrics=table["metrics"], control=table["control"])
+    meta = {"experiment": plan.facts["experiment"], "plan": plan.folder.name, "commit": _commit(plan)}
+    paths = write_results(results_folder(plan, store), runs, summary, meta)
+    return Tables(paths, to_terminal(summary, notes=incomplete_runs(runs), width=width))
+
+
+def _commit(plan: Plan) -> str:
+    commit = plan.facts["commit"]
+    return "unknown" if commit is None else commit[:12] + ("+changes" if plan.facts["dirty"] else "")
+
+
+def _row(run: dict[str, Any], steps: dict[str, PlannedStep], store: Store) -> dict[str, Any]:
+    last = steps[run["step"]]
+    chain = list({step.name: step for step in _chain(last, steps)}.values())
+    row = {"arm": run["arm"], "seed": run["seed"]} | {name: _cell(value) for name, value in last.settings.items()}
+    missing = [step.name for step in chain if not store.has(step.name)]
+    if missing:
+        return row | {"state": f"missing: {missing[0]}"}
+    try:
+        records = [store.record(step.name) for step in chain]
+    except StoreError as error:
+        return row | {"state": f"broken: {error}"}
+    wrong = store.check(last.name, hashes=False)
+    if wrong:
+        return row | {"state": f"broken: {wrong[0]}"}
+    cost = {
+        "cost.seconds": round(sum(record["seconds"] for record in records), 3),
+        "cost.samples_seen": sum(record["metrics"].get("samples_seen", 0) for record in records),
+        "cost.peak_memory_mb": max(record["peak_memory_mb"] for record in records),
+    }
+    return row | {"state": "done"} | records[-1]["metrics"] | cost
+
+
+def _chain(step: PlannedStep, steps: dict[str, PlannedStep]) -> Iterator[PlannedStep]:
+    for name in step.inputs.values():
+        yield from _chain(steps[name], steps)
+    yield step
+
+
+def _cell(value: Any) -> Any:
+    """Lists as text: a table's column holds plain values."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _column_order(name: str) -> tuple[int, str]:
+    first = ("arm", "seed", "state")
+    if name in first:
+        return first.index(name), ""
+    return (5, name) if name.startswith("cost.") else (4, name)

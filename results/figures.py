@@ -1,0 +1,84 @@
+"""One figure: a panel a metric, a row an arm; a point for each seed, a bar to their mean.
+
+A seed stands at the same height in the row of every arm, so that pairs can be followed by eye.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from results.render import FLAG, count
+from results.summary import found_values, summarise
+from results.units import unit_of
+
+# Blue of Okabe and Ito 2008 (told apart by the colour-blind), lightened so that the points stand out in grey print too.
+BAR, CONTROL_BAR, POINT = "#A6D5F0", "#CFCFCF", "#000000"
+MAX_COLUMNS = 3
+
+
+def draw(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None = None) -> Figure:
+    """Draw arms by metric; the control's bar is grey and its mean a dashed line. Arguments and errors as for `summarise`."""
+    summary = summarise(runs, metrics=metrics, control=control)
+    num_columns = min(MAX_COLUMNS, len(metrics))
+    num_rows = math.ceil(len(metrics) / num_columns)
+    size_inch = (2.4 + 3.4 * num_columns, 0.3 + num_rows * (0.9 + 0.4 * len(summary)))
+    figure = Figure(figsize=size_inch, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).flat)
+    for panel, metric in zip(panels, metrics, strict=False):
+        _bars_and_points(panel, runs, summary, metric)
+        _labels(panel, summary, metric)
+    for panel in panels[len(metrics) :]:
+        panel.set_visible(False)
+    dashed = "; dashed: the control's mean" if control is not None else ""
+    figure.supxlabel(f"bar: mean over seeds; points: seeds{dashed}; (found/expected){FLAG}: runs are missing", fontsize=8)
+    return figure
+
+
+def figure_files(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None = None) -> dict[str, bytes]:
+    """{"summary.png": ..., "summary.pdf": ...}, for `results.write.write_files`; equal runs give equal bytes."""
+    files = {}
+    with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: journals refuse matplotlib's default, Type 3
+        figure = draw(runs, metrics=metrics, control=control)
+        for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+            files[f"summary.{kind}"] = buffer.getvalue()
+    return files
+
+
+def _bars_and_points(panel: Axes, runs: pd.DataFrame, summary: pd.DataFrame, metric: str) -> None:
+    height_of = _heights(runs)
+    for row_y, row in enumerate(summary.to_dict("records")):
+        mean, found, expected = (row[f"{metric}.{name}"] for name in ("mean", "n_found", "n_expected"))
+        panel.barh(row_y, mean, height=0.7, color=CONTROL_BAR if row["control"] else BAR)
+        if row["control"]:
+            panel.axvline(mean, color=POINT, linestyle="--", linewidth=0.8)
+        for seed, value in found_values(runs, arm=row["arm"], metric=metric).items():
+            panel.plot(value, row_y + height_of[seed], "o", color=POINT, markersize=4.5, markeredgecolor="white", markeredgewidth=0.6)
+        if found < expected:
+            panel.text(1.01, row_y, count(found, expected), transform=panel.get_yaxis_transform(), va="center", fontsize=8)
+
+
+def _labels(panel: Axes, summary: pd.DataFrame, metric: str) -> None:
+    names = [f"{arm} (control)" if is_control else arm for arm, is_control in zip(summary["arm"], summary["control"], strict=True)]
+    panel.set_yticks(range(len(names)), names, parse_math=False)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.set_title(metric, fontsize=10, loc="left", parse_math=False)
+    panel.set_xlabel(str(unit_of(metric) or ""), fontsize=9)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(axis="y", length=0)
+
+
+def _heights(runs: pd.DataFrame) -> dict[int, float]:
+    """{seed: offset from the middle of its row}, in rows."""
+    seeds = sorted(runs["seed"].astype(int).unique())
+    spread = np.linspace(-0.2, 0.2, len(seeds)) if len(seeds) > 1 else [0.0]
+    return {seed: float(offset) for seed, offset in zip(seeds, spread, strict=True)}

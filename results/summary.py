@@ -1,0 +1,114 @@
+"""One row a run in, one row an arm out.
+
+Runs have the columns `arm` (label), `seed` (the unit of replication), `state` ("done", or why not), any settings, metrics as
+`<split>.<metric>`, and `cost.seconds`, what all steps of the run took. The summary has `arm`, `control` (is it the one
+compared with), `cost_s` where runs have costs (mean over the runs that are done), and for each metric:
+
+    .mean .sd              over the seeds found; sd with n - 1
+    .n_found .n_expected   runs that are done and have a finite value, and runs asked for
+    .difference            mean of arm - control, paired by seed
+    .low .high             its 95 % bootstrap interval
+    .t_low .t_high         its 95 % t interval
+    .num_pairs             seeds that both have
+"""
+
+from collections.abc import Sequence
+from math import nan
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.settings import nearest
+from results.statistics import Difference, paired_difference
+
+DONE = "done"
+COST = "cost.seconds"
+
+
+def summarise(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None) -> pd.DataFrame:
+    """Summarise runs by arm, in order of appearance.
+
+    A run that is not done, or whose metric is not finite, is expected but not found: it is counted, never averaged in.
+
+    Args:
+        runs: one row a run; see the top of this file.
+        metrics: columns of runs to summarise; any column of numbers will do.
+        control: label of the arm that the others are compared with; None for no comparison.
+
+    Raises:
+        ValueError: no runs; a column or the control is not there; an arm has a seed twice.
+    """
+    _check(runs, metrics=metrics, control=control)
+    return pd.DataFrame([_row(runs, arm, metrics=metrics, control=control) for arm in runs["arm"].unique()])
+
+
+def found_values(runs: pd.DataFrame, *, arm: str, metric: str) -> dict[int, float]:
+    """{seed: value} of the arm's runs that are done and have a finite value."""
+    if metric not in runs:
+        return {}
+    found = runs[(runs["arm"] == arm) & (runs["state"] == DONE) & np.isfinite(runs[metric].astype(float))]
+    return dict(zip(found["seed"].astype(int), found[metric].astype(float), strict=True))
+
+
+def metrics_of(summary: pd.DataFrame) -> list[str]:
+    """The metrics that a summary was made of."""
+    return [name.removesuffix(".mean") for name in summary.columns if name.endswith(".mean")]
+
+
+def incomplete_runs(runs: pd.DataFrame, *, limit: int = 5) -> list[str]:
+    """One sentence that names the runs that are not done and why, the first `limit` of them; none if all are done."""
+    waiting = runs[runs["state"] != DONE]
+    if waiting.empty:
+        return []
+    named = zip(waiting["arm"][:limit], waiting["seed"][:limit], waiting["state"][:limit], strict=True)
+    names = [f"{arm}, seed {seed} ({' '.join(str(state).split())})" for arm, seed, state in named]
+    if len(waiting) > limit:
+        names.append(f"and {len(waiting) - limit} more (column state of results.csv)")
+    return [f"Incomplete: {len(waiting)} of {len(runs)} runs not done: {'; '.join(names)}."]
+
+
+def _row(runs: pd.DataFrame, arm: str, *, metrics: Sequence[str], control: str | None) -> dict[str, object]:
+    of_arm = runs[runs["arm"] == arm]
+    row: dict[str, object] = {"arm": arm, "control": arm == control}
+    for metric in metrics:
+        values = found_values(runs, arm=arm, metric=metric)
+        value_N = np.array(list(values.values()))
+        compared = Difference()
+        if control is not None and arm != control:
+            compared = paired_difference(values, found_values(runs, arm=control, metric=metric))
+        row |= {
+            f"{metric}.mean": value_N.mean() if len(values) else nan,
+            f"{metric}.sd": value_N.std(ddof=1) if len(values) > 1 else nan,
+            f"{metric}.n_found": len(values),
+            f"{metric}.n_expected": len(of_arm),
+            f"{metric}.difference": compared.mean,
+            f"{metric}.low": compared.low,
+            f"{metric}.high": compared.high,
+            f"{metric}.t_low": compared.t_low,
+            f"{metric}.t_high": compared.t_high,
+            f"{metric}.num_pairs": compared.num_pairs,
+        }
+    if COST in runs:
+        row["cost_s"] = of_arm.loc[of_arm["state"] == DONE, COST].astype(float).mean()
+    return row
+
+
+def _check(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None) -> None:
+    if runs.empty:
+        raise ValueError("a summary needs one run or more, got none")
+    _need_columns(runs, ["arm", "seed", "state"])
+    # Where no run is done no metric has been computed, and its column can not be there.
+    if DONE in set(runs["state"]):
+        _need_columns(runs, metrics)
+    if control is not None and control not in set(runs["arm"]):
+        raise ValueError(f"no run is of the control arm {control!r}{nearest(control, map(str, runs['arm'].unique()))}")
+    twice = runs[runs.duplicated(["arm", "seed"])]
+    if not twice.empty:
+        arm, seed = twice.iloc[0][["arm", "seed"]]
+        raise ValueError(f"arm {arm!r} has seed {seed} twice; name arms so that runs of one arm differ in their seed only")
+
+
+def _need_columns(runs: pd.DataFrame, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in runs:
+            raise ValueError(f"runs have no column {name!r}{nearest(name, map(str, runs.columns))}")

@@ -1,0 +1,222 @@
+"""What is true of attribution methods, in float64 on tiny models."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import captum.attr
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pipeline
+from pipeline.core.randomness import SampleStreams
+from pipeline.core.settings import SettingsError, parse, plain
+from pipeline.methods.attribution import (
+    ATTRIBUTIONS,
+    Attribution,
+    Gradient,
+    InputXGradient,
+    IntegratedGradients,
+    RandomControl,
+    Saliency,
+    attribute,
+    baseline_for,
+)
+from pipeline.methods.attribution import path as path_module
+
+IMAGE = (2, 4, 4)
+CLASSES = 3
+EXACT = {"rtol": 0, "atol": 1e-12}
+"""The same float64 sums in another order."""
+
+over_all_methods = pytest.mark.parametrize("method", ATTRIBUTIONS, ids=lambda m: m.__name__)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, CLASSES)]
+    return nn.Sequential(*layers).double().eval()
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor, SampleStreams]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(5, *IMAGE, generator=generator, dtype=torch.float64)
+    target = torch.randint(CLASSES, (5,), generator=generator)
+    return x, target, SampleStreams(sample_ids_B=np.array([7, 3, 100, 0, 8]), seed=0, purpose="attribute")
+
+
+def linear(*shape: int) -> tuple[nn.Module, torch.Tensor]:
+    """A linear model of inputs of this shape, and its weights (K, *shape)."""
+    torch.manual_seed(2)
+    layer = nn.Linear(int(np.prod(shape)), CLASSES).double()
+    return nn.Sequential(nn.Flatten(), layer), layer.weight.detach().reshape(CLASSES, *shape)
+
+
+@pytest.mark.parametrize("shape", [IMAGE, (2, 6), (8,)], ids=["image", "signal", "features"])
+def test_on_a_linear_model_each_method_is_what_its_formula_says(shape):
+    model, weight = linear(*shape)
+    x, target, baseline = torch.randn(4, *shape).double(), torch.tensor([0, 2, 1, 2]), torch.randn(*shape).double()
+    expected = {
+        Gradient: weight[target],
+        Saliency: weight[target].abs(),
+        InputXGradient: weight[target] * x,
+        IntegratedGradients: weight[target] * (x - baseline),
+    }
+    for method, phi in expected.items():
+        torch.testing.assert_close(method()(model, x, target, baseline_CHW=baseline), phi, **EXACT)
+
+
+@over_all_methods
+def test_a_samples_attribution_does_not_change_with_its_batch(method, model, batch):
+    x, target, streams = batch
+    together = method()(model, x, target, streams=streams)
+    order = np.array([4, 0, 2])
+    torch.testing.assert_close(method()(model, x[order], target[order], streams=streams.at(order)), together[order], **EXACT)
+    for i in range(len(x)):
+        one = method()(model, x[i : i + 1], target[i : i + 1], streams=streams.at(slice(i, i + 1)))
+        torch.testing.assert_close(one[0], together[i], **EXACT)
+
+
+@over_all_methods
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attributions_have_the_shape_and_type_of_the_input(method, dtype, model, batch):
+    x, target, streams = batch
+    x = x.to(dtype).requires_grad_()
+    phi = method()(model.to(dtype), x, target, streams=streams)
+    assert (phi.shape, phi.dtype, phi.requires_grad) == (x.shape, dtype, False)
+    assert phi.isfinite().all()
+
+
+@over_all_methods
+def test_an_empty_batch_has_empty_attributions(method, model, batch):
+    x, target, streams = batch
+    found = attribute(method(), model, x[:0], target[:0], streams=streams.at(slice(0, 0)))
+    assert found.phi_BCHW.shape == (0, *IMAGE)
+    assert found.sum_B.shape == found.min_B.shape == found.max_B.shape == (0,)
+
+
+@over_all_methods
+def test_a_method_follows_from_its_plain_settings(method):
+    assert parse(Attribution, plain(method()), where="attribution") == method()
+
+
+@pytest.mark.parametrize(
+    ("method", "reference"),
+    [
+        (Gradient(), lambda model: captum.attr.Saliency(model).attribute),
+        (Saliency(), lambda model: captum.attr.Saliency(model).attribute),
+        (InputXGradient(), lambda model: captum.attr.InputXGradient(model).attribute),
+    ],
+    ids=["gradient", "saliency", "input_x_gradient"],
+)
+# Captum 0.9 warns that it sets requires_grad on its input.
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
+def test_one_gradient_methods_equal_captum(method, reference, model, batch):
+    x, target, _ = batch
+    options = {} if isinstance(method, InputXGradient) else {"abs": isinstance(method, Saliency)}
+    expected = reference(model)(x.clone(), target=target, **options).detach()
+    torch.testing.assert_close(method(model, x, target), expected, **EXACT)
+
+
+def test_integrated_gradients_equal_captum(model, batch):
+    x, target, _ = batch
+    baseline = torch.linspace(-1, 1, 2, dtype=torch.float64).reshape(2, 1, 1)
+    expected = captum.attr.IntegratedGradients(model).attribute(
+        x, baselines=baseline.expand(1, *IMAGE), target=target, n_steps=64, method="riemann_middle"
+    )
+    # Captum takes its path points in float32.
+    torch.testing.assert_close(IntegratedGradients(num_steps=64)(model, x, target, baseline_CHW=baseline), expected, rtol=0, atol=1e-6)
+
+
+def test_integrated_gradients_sum_to_the_difference_of_the_logits(model, batch):
+    x, target, _ = batch
+    baseline = torch.full(IMAGE, -0.3, dtype=torch.float64)
+    phi = IntegratedGradients(num_steps=256)(model, x, target, baseline_CHW=baseline)
+    with torch.no_grad():
+        difference = (model(x) - model(baseline[None])).gather(1, target[:, None])[:, 0]
+    # The midpoint rule's error falls with num_steps squared: 2e-5 at 32 steps, 2e-7 at 256 on this model.
+    torch.testing.assert_close(phi.sum((1, 2, 3)), difference, rtol=0, atol=1e-6)
+
+
+def test_integrated_gradients_of_a_square_are_exact_with_one_step():
+    """The gradient is linear on the path, where the midpoint rule is exact: a right-end rule of one step would give twice this."""
+
+    class Square(nn.Module):
+        def forward(self, x):
+            return x.square() / 2
+
+    phi = IntegratedGradients(num_steps=1)(Square(), torch.ones(1, 1).double(), torch.tensor([0]))
+    torch.testing.assert_close(phi, torch.full((1, 1), 0.5).double(), **EXACT)
+
+
+@pytest.mark.parametrize("values_per_pass", [1, 5 * 32 * 3, 2**20], ids=["a point a pass", "3 points a pass", "one pass"])
+def test_integrated_gradients_do_not_depend_on_the_size_of_a_pass(values_per_pass, model, batch, monkeypatch):
+    x, target, _ = batch
+    expected = IntegratedGradients(num_steps=7)(model, x, target)
+    monkeypatch.setattr(path_module, "VALUES_PER_PASS", values_per_pass)
+    torch.testing.assert_close(IntegratedGradients(num_steps=7)(model, x, target), expected, **EXACT)
+
+
+def test_a_pixel_that_equals_the_baseline_has_no_integrated_gradient(model, batch):
+    x, target, _ = batch
+    x[:, :, 0, 0] = 0.25
+    phi = IntegratedGradients()(model, x, target, baseline_CHW=torch.full(IMAGE, 0.25))
+    assert torch.equal(phi[:, :, 0, 0], torch.zeros(5, 2, dtype=torch.float64))
+
+
+def test_the_black_baseline_is_the_normalised_value_of_black_and_the_mean_one_is_zero():
+    mean, std = [0.5, 0.25], [0.5, 0.125]
+    black = baseline_for(IntegratedGradients(), mean_C=mean, std_C=std)
+    assert black is not None
+    assert black.tolist() == [[[-1.0]], [[-2.0]]]
+    grey = baseline_for(IntegratedGradients(baseline="mean"), mean_C=mean, std_C=std)
+    assert grey is not None
+    assert grey.tolist() == [[[0.0]], [[0.0]]]
+    assert baseline_for(Gradient(), mean_C=mean, std_C=std) is None
+
+
+def test_the_random_control_is_standard_normal_and_blind_to_the_input(model):
+    streams = SampleStreams(sample_ids_B=np.arange(100), seed=0, purpose="attribute")
+    x, target = torch.zeros(100, 1, 20, 20), torch.zeros(100, dtype=torch.int64)
+    phi = RandomControl()(model, x, target, streams=streams)
+    assert torch.equal(phi, RandomControl()(model, x + 1, target + 1, streams=streams))
+    # 40,000 draws: four standard errors of the mean are 0.02, of the standard deviation 0.014.
+    assert abs(phi.mean()) < 0.02
+    assert abs(phi.std() - 1) < 0.014
+
+
+@pytest.mark.parametrize("num_streams", [None, 3])
+def test_the_random_control_says_which_streams_it_wants(num_streams, model, batch):
+    x, target, streams = batch
+    given = None if num_streams is None else streams.at(slice(num_streams))
+    with pytest.raises(ValueError, match=rf"wanted 5 streams, got {num_streams}; pass streams="):
+        RandomControl()(model, x, target, streams=given)
+
+
+@pytest.mark.parametrize("method", [Gradient, Saliency, InputXGradient, IntegratedGradients])
+def test_targets_of_another_length_are_refused(method, model, batch):
+    x, target, _ = batch
+    with pytest.raises(ValueError, match="wanted one target a sample"):
+        method()(model, x, target[:-1])
+
+
+def test_an_unknown_method_is_refused_with_the_names_of_all():
+    with pytest.raises(SettingsError, match=r"unknown '?method'? 'gradiant' \(nearest: gradient; valid: gradient, input_x_gradient, "):
+        parse(Attribution, {"method": "gradiant"}, where="attribution")
+
+
+def test_settings_of_methods_are_made_without_loading_torch():
+    """A plan and its errors must come in less than a second."""
+    script = (
+        "import sys\n"
+        "from pipeline.methods.attribution import ATTRIBUTIONS\n"
+        "from pipeline.methods.augmentation import AUGMENTATIONS, SELECTIONS\n"
+        "from pipeline.methods.metrics import Evaluation\n"
+        "[cls() for cls in (*ATTRIBUTIONS, *AUGMENTATIONS, *SELECTIONS, Evaluation)]\n"
+        "sys.exit('torch._C' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=Path(pipeline.__file__).parents[1], check=False).returncode == 0

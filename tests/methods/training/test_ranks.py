@@ -1,0 +1,151 @@
+"""Two gloo ranks do what one rank does: the same batches, weights up to rounding, one stop, one error."""
+
+import os
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from pipeline.core.context import Context, StopRequested
+from pipeline.core.ranks import Ranks
+from pipeline.methods.training.data import ImageSet
+from pipeline.methods.training.ddp import any_rank, barrier, broadcast_text, sum_over_ranks
+from pipeline.methods.training.loop import NonFiniteLossError, train
+from pipeline.methods.training.settings import Training
+
+PIXELS = np.random.default_rng(0).integers(0, 256, size=(22, 1, 6, 6), dtype=np.uint8)
+DATA = ImageSet.of(PIXELS, labels=np.arange(22) % 3, mean=0.5, std=0.25)
+VALIDATION = DATA.take(slice(5))
+# 22 samples in batches of 7, 7, 7 and 1: shared 3 + 4, and in the last batch rank 0 has no sample at all.
+SETTINGS = {
+    "sgd": Training(epochs=3, batch_size=7, gradient_clip_norm=1.0, label_smoothing=0.1),
+    "adamw": Training(epochs=3, batch_size=7, optimizer="adamw", learning_rate=0.001, ema_decay=0.9),
+    "one": Training(epochs=1, batch_size=1),
+}
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+
+def trained(name, context, *, model=None):
+    model = network() if model is None else model
+    result = train(model, DATA, SETTINGS[name], seed=0, round=0, context=context, validation=VALIDATION)
+    return {"weights": model.state_dict(), "losses": [(row["loss"], row["validation_loss"]) for row in result.history]}
+
+
+def outcome_of_stop(context, folder):
+    """Rank 1 alone is asked to stop, in step 6; then both go on from other weights."""
+    calls = iter(range(100))
+    stopping = replace(context, scratch=folder, should_stop=lambda: context.ranks.rank == 1 and next(calls) == 5)
+    try:
+        trained("sgd", stopping)
+    except StopRequested as stop:
+        return str(stop), trained("sgd", replace(context, earlier=(folder,)), model=network(99))
+    return "not stopped", None
+
+
+def outcome_of_divergence(context):
+    """One sample, which is in one rank's part only, gives a loss that is no number."""
+    poisoned_1CHW, _ = DATA.batch(np.array([3]), device="cpu")
+
+    def poison(_, inputs, logits_BK):
+        return logits_BK * float("nan") if (inputs[0] == poisoned_1CHW).flatten(1).all(dim=1).any() else logits_BK
+
+    model = network()
+    model.register_forward_hook(poison)
+    try:
+        trained("one", context, model=model)
+    except NonFiniteLossError as error:
+        return str(error)
+    return "no error"
+
+
+def on_rank(rank, folder):
+    """All that is tried on two ranks; what each found lies in a file afterwards."""
+    torch.set_num_threads(1)
+    ranks = Ranks(rank=rank, world_size=2)
+    init = {"rank": rank, "world_size": 2, "timeout": timedelta(seconds=60)}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", **init)
+    context = Context(ranks=ranks)
+    found = {name: trained(name, context) for name in SETTINGS}
+    found["stop"], found["resumed"] = outcome_of_stop(context, Path(folder) / "scratch")
+    found["divergence"] = outcome_of_divergence(context)
+    found["text"] = broadcast_text("f\u00fcr alle" if rank == 0 else "not this", ranks)
+    found["nothing"] = broadcast_text(None, ranks)
+    found["sum"] = sum_over_ranks([1.0, float(rank)], ranks)
+    found["flags"] = [any_rank(flag, ranks) for flag in (False, rank == 1, True)]
+    barrier(ranks)
+    torch.save(found, Path(folder) / f"rank-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each of the two ranks found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.multiprocessing.spawn(on_rank, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)], folder
+
+
+def assert_near(found, wanted):
+    # float32: sums over a batch in another order.
+    assert_close(found["weights"], wanted["weights"], rtol=0, atol=1e-5)
+    assert found["losses"] == [pytest.approx(row, abs=1e-5) for row in wanted["losses"]]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_ranks_learn_the_weights_of_one(found, name):
+    for rank in found[0]:
+        assert_near(rank[name], trained(name, Context()))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_ranks_hold_equal_weights_bit_for_bit(found, name):
+    first, second = (rank[name]["weights"] for rank in found[0])
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_stop_asked_of_one_rank_stops_all_after_the_same_step_with_one_checkpoint(found):
+    ranks, folder = found
+    assert [rank["stop"] for rank in ranks] == ["training stopped after step 6 of 12; run the same command again to continue"] * 2
+    assert [path.name for path in (folder / "scratch").glob("checkpoint*")] == ["checkpoint-000000006.pt"]
+
+
+def test_ranks_that_resume_equal_ranks_that_were_not_disturbed(found):
+    for rank in found[0]:
+        assert all(torch.equal(rank["resumed"]["weights"][key], value) for key, value in rank["sgd"]["weights"].items())
+        assert rank["resumed"]["losses"] == rank["sgd"]["losses"]
+
+
+def test_a_checkpoint_of_two_ranks_continues_on_one(found):
+    ranks, folder = found
+    assert_near(trained("sgd", Context(earlier=(folder / "scratch",)), model=network(99)), ranks[0]["sgd"])
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_is_the_same_error_on_all(found):
+    first, second = (rank["divergence"] for rank in found[0])
+    assert first == second
+    assert "the loss became nan at step" in first
+
+
+def test_ranks_agree_on_text_sums_and_flags(found):
+    for rank in found[0]:
+        assert rank["text"] == "f\u00fcr alle"
+        assert rank["nothing"] == ""
+        assert rank["sum"] == [2.0, 1.0]
+        assert rank["flags"] == [False, True, True]
+
+
+def test_one_rank_needs_no_process_group():
+    assert sum_over_ranks([1.0, 2.0], Ranks()) == [1.0, 2.0]
+    assert [any_rank(flag, Ranks()) for flag in (True, False)] == [True, False]
+    assert broadcast_text("text", Ranks()) == "text"
+    barrier(Ranks())

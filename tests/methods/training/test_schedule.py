@@ -1,0 +1,56 @@
+"""Sample order and learning rate are functions of the step alone."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.methods.training.schedule import epoch_order, learning_rate_at
+from pipeline.methods.training.settings import Training
+
+
+def order(num=10, extra=0, *, seed=0, epoch=0):
+    return epoch_order(num, extra, seed=seed, purpose="order", counters=(0, epoch))
+
+
+def test_every_sample_comes_once_an_epoch():
+    assert sorted(order(97)) == list(range(97))
+
+
+@pytest.mark.parametrize("extra", [1, 9, 10, 25])
+def test_extra_draws_repeat_no_sample_before_all_were_drawn_again(extra):
+    drawn = order(10, extra)
+    assert len(drawn) == 10 + extra
+    assert np.ptp(np.bincount(drawn, minlength=10)) <= 1
+    assert np.array_equal(drawn[:10], order(10))
+
+
+def test_seed_and_epoch_decide_the_order():
+    assert np.array_equal(order(50, 20), order(50, 20))
+    assert not np.array_equal(order(50), order(50, seed=1))
+    assert not np.array_equal(order(50), order(50, epoch=1))
+
+
+def test_no_samples_are_an_error():
+    with pytest.raises(ValueError, match="there are no training samples"):
+        order(0)
+
+
+def test_the_learning_rate_climbs_to_its_peak_and_falls_as_half_a_cosine():
+    settings = Training(learning_rate=2.0, warmup_fraction=0.2)
+    rates = [learning_rate_at(step, 50, settings) for step in range(50)]
+    assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
+    assert rates[10] == 2.0
+    assert rates[30] == pytest.approx(1.0)  # half of the 40 steps that are left
+    assert rates[49] == pytest.approx(1 + math.cos(math.pi * 39 / 40))
+    assert 0 < rates[49] < 0.01
+
+
+def test_a_constant_schedule_keeps_the_peak():
+    settings = Training(learning_rate=2.0, warmup_fraction=0.1, schedule="constant")
+    assert [learning_rate_at(step, 10, settings) for step in range(10)] == [2.0] * 10
+
+
+@pytest.mark.parametrize("total_steps", [1, 2, 3])
+def test_a_single_step_has_a_learning_rate(total_steps):
+    assert all(learning_rate_at(step, total_steps, Training(warmup_fraction=0.9)) > 0 for step in range(total_steps))

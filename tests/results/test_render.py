@@ -1,0 +1,163 @@
+import io
+import re
+from math import nan
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from results.render import caption, difference_cell, interval, latex, number, seconds, to_latex, to_markdown, to_terminal, value_cell
+from results.summary import incomplete_runs, summarise
+
+METRICS = ["test.accuracy", "test_clean.accuracy"]
+
+
+def printed(summary: pd.DataFrame, *, width: int = 120, notes: list[str] | None = None) -> str:
+    """What a terminal of this width shows, without colours."""
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(to_terminal(summary, width=width, notes=notes or []))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def row(*, control: bool = False, **said: float) -> dict[str, object]:
+    complete = {"mean": 0.853, "sd": 0.012, "n_found": 3, "n_expected": 3, "difference": 0.412, "low": 0.33, "high": 0.49}
+    more = {"t_low": -0.1034, "t_high": 0.7, "num_pairs": 3}
+    return {"control": control, **{f"m.{name}": value for name, value in (complete | more | said).items()}}
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "text"),
+    [
+        (0.8535, "", "0.854"),
+        (0.4, "+", "+0.400"),
+        (-0.0001, "+", "+0.000"),
+        (-1.5, "", "-1.500"),
+        (12345.6, "", "1.23e+04"),
+        (nan, "", "n/a"),
+    ],
+)
+def test_numbers_have_three_decimals(value, sign, text):
+    assert number(value, sign=sign) == text
+
+
+def test_seconds_have_one_decimal_while_they_are_few():
+    assert [seconds(value) for value in (3.14, 314.15, nan)] == ["3.1", "314", "n/a"]
+
+
+def test_no_interval_is_no_text():
+    assert interval(nan, nan) == ""
+
+
+def test_a_value_is_mean_sd_and_count():
+    assert value_cell(row(), "m") == ("0.853 \N{PLUS-MINUS SIGN} 0.012", "(3/3)")
+
+
+def test_an_incomplete_value_is_flagged():
+    assert value_cell(row(n_found=2), "m")[1] == "(2/3)!"
+
+
+def test_a_single_seed_has_no_sd():
+    assert value_cell(row(sd=nan, n_found=1, n_expected=1), "m") == ("0.853", "(1/1)")
+
+
+def test_a_difference_has_both_intervals():
+    assert difference_cell(row(), "m") == ("+0.412 [+0.330, +0.490]", "t [-0.103, +0.700]")
+
+
+def test_a_difference_of_fewer_pairs_than_runs_is_flagged():
+    assert difference_cell(row(num_pairs=2), "m")[1] == "(2/3)! t [-0.103, +0.700]"
+
+
+def test_a_difference_of_one_pair_says_that_it_has_no_interval():
+    one = row(low=nan, high=nan, t_low=nan, t_high=nan, num_pairs=1, n_expected=1)
+    assert difference_cell(one, "m") == ("+0.412", "no interval")
+
+
+def test_the_control_is_not_compared_with_itself():
+    assert difference_cell(row(control=True), "m") == ("control", "")
+
+
+def test_two_metrics_with_differences_fit_120_columns_uncut(sweep):
+    summary = summarise(sweep, metrics=METRICS, control="same compute")
+    table = printed(summary)
+    assert max(map(len, table.splitlines())) <= 120
+    assert "\N{HORIZONTAL ELLIPSIS}" not in table
+    for arm in summary["arm"]:
+        # Arm, two means, two differences and the time on one line.
+        assert len(re.findall(rf"^ {re.escape(arm)} .*\d\.\d{{3}} .*\d\.\d{{3}} .*\d\.\d $", table, flags=re.MULTILINE)) == 1
+
+
+def test_metrics_that_do_not_fit_go_into_a_table_below(sweep):
+    summary = summarise(sweep, metrics=[*METRICS, "test.nll"], control="none")
+    assert printed(summary, width=120).count(" arm ") == 2
+    assert printed(summary, width=80).count(" arm ") == 3
+    assert printed(summary, width=160).count(" arm ") == 1
+
+
+def test_square_brackets_in_a_label_are_not_read_as_markup():
+    runs = pd.DataFrame({"arm": ["[bold]x[/bold]"], "seed": [0], "state": ["done"], "m": [1.0]})
+    assert "[bold]x[/bold]" in printed(summarise(runs, metrics=["m"], control=None))
+
+
+def test_the_caption_says_what_each_sign_means(sweep):
+    text = " ".join(caption(summarise(sweep, metrics=[*METRICS, "test.nll"], control="same compute")))
+    for part in (
+        "standard deviation",
+        "found/expected",
+        "Difference: to same compute, paired by seed",
+        "95 % percentile bootstrap",
+        "nll: nats",
+    ):
+        assert part in text
+
+
+def test_without_a_control_there_is_no_difference_column(sweep):
+    summary = summarise(sweep, metrics=METRICS, control=None)
+    for text in (printed(summary), to_markdown(summary), to_latex(summary)):
+        assert "difference" not in text.lower()
+
+
+def test_markdown_is_a_table_of_equal_width_rows(sweep):
+    summary = summarise(sweep, metrics=METRICS, control="none")
+    lines = to_markdown(summary, notes=incomplete_runs(sweep)).splitlines()
+    table = lines[: lines.index("")]
+    assert len(table) == 2 + 7
+    assert len({len(line) for line in table}) == 1
+    assert {line.count("|") for line in table} == {7}
+    assert lines[-1] == "- Incomplete: 1 of 21 runs not done: replace_top 0.01 append, seed 2 (missing: retrain/92ae5501c1d2a9b0)."
+
+
+def test_markdown_signs_in_a_label_are_escaped():
+    runs = pd.DataFrame({"arm": ["a|b *c* <d>"], "seed": [0], "state": ["done"], "m": [1.0]})
+    assert r"| a\|b \*c\* \<d>" in to_markdown(summarise(runs, metrics=["m"], control=None))
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("replace_top 1 % & more", r"replace\_top 1 \% \& more"),
+        ("a\\b", r"a\textbackslash{}b"),
+        ("{x}^2~$1#", r"\{x\}\textasciicircum{}2\textasciitilde{}\$1\#"),
+        ("<|>", r"\textless{}\textbar{}\textgreater{}"),
+    ],
+)
+def test_latex_signs_are_escaped(text, escaped):
+    assert latex(text) == escaped
+
+
+def test_latex_has_a_booktabs_table_with_as_many_cells_in_each_row(sweep):
+    text = to_latex(summarise(sweep, metrics=METRICS, control="same compute"), label="tab:sweep")
+    assert "\\begin{tabular}{lrrrrr}" in text
+    rows = [line for line in text.splitlines() if line.endswith("\\\\")]
+    assert len(rows) == 2 + 2 * 7
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {5}
+    for word in ("\\toprule", "\\midrule", "\\bottomrule", "\\caption{Mean $\\pm$", "\\label{tab:sweep}"):
+        assert word in text
+    assert text.isascii()
+
+
+def test_a_latex_label_that_begins_with_a_bracket_is_no_option_of_the_line_before():
+    runs = pd.DataFrame({"arm": ["first", "[2pt]"], "seed": [0, 0], "state": ["done"] * 2, "m": [1.0, -1.0]})
+    text = to_latex(summarise(runs, metrics=["m"], control=None))
+    assert "{[2pt]} & $-$1.000" in text

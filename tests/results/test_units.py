@@ -1,0 +1,18 @@
+import pytest
+
+from pipeline.methods.metrics import METRICS
+from results.units import UNITS, unit_of
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_has_a_unit_and_a_better_side(metric):
+    assert unit_of(f"test.{metric}") is UNITS[metric]
+    assert UNITS[metric].better in ("higher", "lower")
+
+
+def test_a_metric_that_nobody_named_has_no_unit():
+    assert unit_of("test.unheard_of") is None
+
+
+def test_arrows_point_to_the_better_side():
+    assert (UNITS["accuracy"].arrow, UNITS["nll"].arrow) == ("\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}")
