@@ -29,7 +29,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: install ## run the quickstart through all stages and print its table
-	@$(BIN)/attrain demo
+	@$(BIN)/attrain submit quickstart --backend local
 
 test: install ## the tests that need neither SLURM nor long
 	$(BIN)/pytest -n $(WORKERS)

@@ -41,6 +41,8 @@ class Table(Settings):
     """Arm that the others are held against; None shows no differences."""
     metrics: tuple[str, ...] = ("test.accuracy",)
     """Columns of the summary, as `<split>.<metric>`; all metrics are in the Parquet and CSV files."""
+    by: tuple[str, ...] = ()
+    """Settings, as columns such as `data.base`, that get a summary of their own for each of their values."""
 
 
 class ExperimentFile(Settings):
@@ -75,6 +77,14 @@ class Run:
 
     arm: str
     config: RunConfig
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """All settings by column name."""
+        flat: dict[str, Any] = {}
+        for name in RunConfig.model_fields:
+            flat |= flatten(name, getattr(self.config, name))
+        return flat
 
 
 @dataclass(frozen=True)
@@ -173,10 +183,28 @@ def load_experiment(given: str, *, overrides: Iterable[str] = ()) -> Experiment:
     runs = tuple(expand(file, where=path.name))
     if not runs:
         raise SettingsError(f"{path.name}: sweep has no runs; give each swept field at least one value")
+    _check_arms(runs, file.table.by, where=path.name)
     arms = {run.arm for run in runs}
     if file.table.control is not None and file.table.control not in arms:
         raise SettingsError(f"{path.name}: table.control: unknown arm {file.table.control!r}{nearest(file.table.control, arms)}")
     return Experiment(file, yaml.safe_dump(tree, sort_keys=False) if overrides else text, runs)
+
+
+def _check_arms(runs: Iterable[Run], by: Iterable[str], *, where: str) -> None:
+    """Refuse two runs that a table could not tell apart, now rather than when the sweep has ended."""
+    seen: dict[tuple[Any, ...], Run] = {}
+    for run in runs:
+        flat = run.flat
+        for name in by:
+            if name not in flat:
+                raise SettingsError(f"{where}: table.by: arm {run.arm!r} has no {name!r}{nearest(name, flat)}")
+        place = (run.arm, run.config.seed, *(flat[name] for name in by))
+        if place in seen:
+            raise SettingsError(
+                f"{where}: arm {run.arm!r} has seed {run.config.seed} twice in one table; name arms so that their runs differ in the seed only, "
+                "or put what else differs into table.by"
+            )
+        seen[place] = run
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -213,7 +241,8 @@ def expand(file: ExperimentFile, *, where: str) -> Iterable[Run]:
         point = {name: value for part in points for name, value in part.items()}
         arm = point.pop("arm", None)
         config = parse(RunConfig, _merged(file.base, point), where=f"{where}: run {point or 'base'}")
-        yield Run(arm or _describe(config, swept), config)
+        run = Run(arm or "", config)
+        yield run if arm else Run(_describe(run.flat, swept), config)
 
 
 def _block(name: str, values: Any, *, where: str) -> list[dict[str, Any]]:
@@ -257,13 +286,10 @@ def _over(old: Any, new: Any, name: str) -> Any:
     return {**kept, **{field: _over(kept.get(field), value, f"{name}.{field}") for field, value in new.items()}}
 
 
-def _describe(config: RunConfig, swept: set[str]) -> str:
+def _describe(flat: Mapping[str, Any], swept: set[str]) -> str:
     """A name for the arm of a run, out of what is swept: 'augmentation=replace_top, selection.fraction=0.5'."""
     if not swept:
         return "base"
-    flat: dict[str, Any] = {}
-    for name in RunConfig.model_fields:
-        flat |= flatten(name, getattr(config, name))
     parts = []
     for name in sorted(swept):
         here = {key: value for key, value in flat.items() if key == name or key.startswith(f"{name}.")}

@@ -127,7 +127,8 @@ def collect(plan: Plan, store: Store, *, console: Console) -> int:
 
     runs = collect_runs(plan, store)
     tables = write_tables(plan, store, runs, width=max(78, min(console.width, 140)))
-    console.print(tables.rendered)
+    for part in tables.rendered:
+        console.print(part)
     console.print(f"tables: {results_folder(plan, store)}")
     return int((runs["state"] != "done").sum())
 

@@ -37,8 +37,8 @@ class Tables:
     """The tables of a plan: files, and what a terminal shows."""
 
     paths: list[Path]
-    rendered: Any
-    """For rich to print."""
+    rendered: list[Any]
+    """For rich to print, one after the other."""
 
 
 def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int = 120) -> Tables:
@@ -58,10 +58,21 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
                 known = [name for name in runs.columns if name.startswith(("test", "validation"))]
                 raise SettingsError(f"table.metrics: no run has {metric!r}{nearest(metric, known)}")
             runs = runs.assign(**{metric: float("nan")})
-    summary = summarise(runs, metrics=table["metrics"], control=table["control"])
     meta = {"experiment": plan.facts["experiment"], "plan": plan.folder.name, "commit": _commit(plan)}
-    paths = write_results(results_folder(plan, store), runs, summary, meta)
-    return Tables(paths, to_terminal(summary, notes=incomplete_runs(runs), width=width))
+    tables = Tables([], [])
+    for name, part in _parts(runs, table["by"]).items():
+        summary = summarise(part, metrics=table["metrics"], control=table["control"])
+        tables.paths.extend(write_results(results_folder(plan, store) / name, part, summary, meta | ({"part": name} if name else {})))
+        tables.rendered.extend([name] if name else [])
+        tables.rendered.append(to_terminal(summary, notes=incomplete_runs(part), width=width))
+    return tables
+
+
+def _parts(runs: "pd.DataFrame", by: list[str]) -> dict[str, "pd.DataFrame"]:
+    """{folder name: runs}, a part for each combination of values of some columns; all runs under '' without columns."""
+    if not by:
+        return {"": runs}
+    return {",".join(f"{column}={value}" for column, value in zip(by, values, strict=True)): part for values, part in runs.groupby(by, sort=False)}
 
 
 def _commit(plan: Plan) -> str:
