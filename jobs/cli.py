@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pipeline.core.plan import Plan
+from pipeline.core.plan import Plan, StalePlanError
 from pipeline.core.settings import SettingsError
 from pipeline.core.store import Store
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
 
 StoreOption = Annotated[Path, typer.Option("--store", envvar="ATTRAIN_STORE", help="Folder of all artifacts, plans and tables.")]
 DataOption = Annotated[Path, typer.Option("--data", envvar="ATTRAIN_DATA", help="Folder in which the files of data sets lie.")]
@@ -35,12 +35,6 @@ ExperimentArgument = Annotated[str, typer.Argument(help="Name of one of jobs/exp
 PlanArgument = Annotated[str, typer.Argument(help="Experiment (its newest plan), plan, or path of a plan's folder.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="Override a setting, such as base.retraining.epochs=5; may be repeated.")]
 STORE, DATA = Path("runs"), Path("data")
-
-
-def fail(message: str, code: int = 1) -> NoReturn:
-    """Say what is wrong, and end."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {message}", style="red"))
-    raise typer.Exit(code)
 
 
 @app.callback(invoke_without_command=True)
@@ -79,7 +73,10 @@ def _load(name: str, overrides: list[str], data: Path, *, strict: bool) -> "Expe
         if strict or not kept:
             raise SettingsError(line)
         console.print(Text(f"left out: {len(runs)} runs of {line}", style="yellow"))
-    return experiment.without(kept) if absent else experiment
+    remaining = experiment.only(kept) if absent else experiment
+    if remaining.file.table.control != experiment.file.table.control:
+        console.print(Text(f"no differences are shown: the control arm {experiment.file.table.control!r} is left out", style="yellow"))
+    return remaining
 
 
 @app.command()
@@ -136,7 +133,8 @@ def submit(
     strict: Annotated[bool, typer.Option(help="Fail if a data set's files are missing, rather than leave its runs out.")] = False,
 ) -> None:
     """Run an experiment; the same command again continues it. On SLURM it returns once all is submitted."""
-    from jobs.launch import dry_run as show, launch
+    from jobs.launch import dry_run as show
+    from jobs.launch import launch
     from jobs.planning import make_plan
 
     loaded = _load(experiment, set_, data, strict=strict)
@@ -297,9 +295,17 @@ def main() -> None:
 
     try:
         app()
+    except (KeyError, IndexError):  # LookupErrors that are our own mistakes.
+        raise
     except USER_ERRORS as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {error}", style="red"))
-        sys.exit(78 if isinstance(error, SettingsError) else 1)
+        _end(str(error), 78 if isinstance(error, SettingsError | StalePlanError) else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _end(f"{error}; check space and permissions, then run the same command again", 1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {message}", style="red"))
+    sys.exit(code)

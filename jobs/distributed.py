@@ -12,9 +12,10 @@ from typing import Any
 
 from jobs.run import DONE, Task, choose_device, claimed, execute, recorded_failure, tell
 from pipeline.core.context import StopRequested
+from pipeline.core.files import write_text
 from pipeline.core.ranks import Ranks
-from pipeline.core.store import MissingInputError, slurm_task, write_text
-from pipeline.methods.training.ddp import barrier, broadcast_text
+from pipeline.core.store import MissingInputError, slurm_task
+from pipeline.methods.training.ddp import barrier, broadcast_text, import_ddp
 
 MEETING_S = 300.0
 """How long ranks wait for one another at the start."""
@@ -30,26 +31,30 @@ def process_group(ranks: Ranks, folder: Path, *, backend: str) -> Iterator[None]
     """
     import torch.distributed as dist
 
+    import_ddp()
     timeout = timedelta(seconds=1800)
+    attempt = f"{slurm_task() or 'local'}.{os.environ.get('SLURM_STEP_ID', '0')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    meeting = folder / f"{attempt}.json"
     if ranks.launcher == "torchrun":
         dist.init_process_group(backend, timeout=timeout)
     else:
-        store = _meet(ranks, folder)
+        store = _meet(ranks, meeting)
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
     try:
         yield
     finally:
+        if ranks.is_first:
+            meeting.unlink(missing_ok=True)  # A cluster that is set up anew counts its jobs from 1 again.
         dist.destroy_process_group()
 
 
-def _meet(ranks: Ranks, folder: Path) -> Any:
+def _meet(ranks: Ranks, meeting: Path) -> Any:
     import torch.distributed as dist
 
-    meeting = folder / f"{slurm_task() or 'local'}.{os.environ.get('SLURM_STEP_ID', '0')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
     wait = timedelta(seconds=MEETING_S)
     if ranks.is_first:
-        folder.mkdir(parents=True, exist_ok=True)
-        store = dist.TCPStore("0.0.0.0", 0, ranks.world_size, True, timeout=wait, wait_for_workers=False)  # noqa: S104 - other nodes connect
+        meeting.parent.mkdir(parents=True, exist_ok=True)
+        store = dist.TCPStore("0.0.0.0", 0, ranks.world_size, True, timeout=wait, wait_for_workers=False)  # Other nodes connect.
         host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         write_text(meeting, json.dumps({"host": host, "port": store.port}))
         return store

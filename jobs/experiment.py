@@ -6,15 +6,17 @@ sweep:                           combined with one another, the last varying fas
   pretraining.epochs: [1, 2]     a field, dotted, with its values
   zip: {a: [1, 2], b: [3, 4]}    values taken side by side
   list: [{arm: plain, ...}]      one combination an entry; `arm` names it in the tables
-  seed: [0, 1, 2]
+  seed: [0, 1, 2]                varies fastest, wherever it stands
 resources: {retrain: {...}}      by stage
 cluster: {partition: null, ...}
-table: {control: ARM, metrics: [test.accuracy]}
+table: {control: ARM, metrics: [test.accuracy], by: [data.base]}
 """
 
+import copy
 import itertools
-import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from jobs.resources import Cluster, Resources
 from pipeline.config import RunConfig
@@ -31,7 +33,7 @@ from pipeline.stages import STAGES, StepsOfRuns, steps_of
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 MAX_BYTES, MAX_DEPTH, MAX_RUNS = 1_000_000, 20, 100_000
-NAME = r"^[A-Za-z0-9._-]+$"
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 
 
 class Table(Settings):
@@ -49,7 +51,7 @@ class ExperimentFile(Settings):
     """The top level of an experiment file."""
 
     experiment: str = Field(pattern=NAME, max_length=60)
-    """Name: letters, digits, '.', '_' and '-'."""
+    """Name: letters, digits, '.', '_' and '-'; the first a letter, a digit or '_'."""
     base: dict[str, Any] = Field(default_factory=dict)
     """Settings that all runs share, unless the sweep says otherwise."""
     sweep: dict[str, Any] = Field(default_factory=dict)
@@ -98,6 +100,7 @@ class Experiment:
 
     @property
     def name(self) -> str:
+        """The experiment's name."""
         return self.file.experiment
 
     def resources(self, stage: str) -> Resources:
@@ -109,20 +112,23 @@ class Experiment:
         """All unique steps, and the last one of each run."""
         return steps_of(run.config for run in self.runs)
 
-    def without(self, arms_of: Iterable[int]) -> "Experiment":
-        """The experiment with only the runs of the given positions."""
-        kept = set(arms_of)
-        return Experiment(self.file, self.text, tuple(run for i, run in enumerate(self.runs) if i in kept))
+    def only(self, positions: Iterable[int]) -> "Experiment":
+        """The experiment with only the runs of the given positions; without a control where that is not among them."""
+        kept = set(positions)
+        runs = tuple(run for position, run in enumerate(self.runs) if position in kept)
+        control = self.file.table.control if self.file.table.control in {run.arm for run in runs} else None
+        table = self.file.table.model_copy(update={"control": control})
+        return Experiment(self.file.model_copy(update={"table": table}), self.text, runs)
 
 
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader; 1e-3 is a number (YAML 1.2), a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
-            raise SettingsError(f"line {node.start_mark.line + 1}: {twice[0]!r} is given twice; leave one out")
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, count in keys.items():
+            if count > 1:
+                raise SettingsError(f"line {node.start_mark.line + 1}: {key!r} is given twice; leave one out")
         return super().construct_mapping(node, deep=deep)
 
 
@@ -136,15 +142,17 @@ def read_yaml(text: str, *, where: str) -> Any:
         SettingsError: it is too large, too deep or no YAML.
     """
     if len(text.encode()) > MAX_BYTES:
-        raise SettingsError(f"{where} has {len(text.encode())} bytes; an experiment file has at most {MAX_BYTES}")
+        raise SettingsError(f"{where} is too large; an experiment file has at most {MAX_BYTES} bytes")
     try:
         depth = 0
         for event in yaml.parse(text, Loader=_Loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
-                raise SettingsError(f"{where} has aliases or is nested deeper than {MAX_DEPTH}; write it out flat")
+                raise SettingsError(f"it has aliases or is nested deeper than {MAX_DEPTH}; write it out flat")
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from None
+    except (yaml.YAMLError, ValueError, LookupError) as error:  # ValueError: a date such as 2020-13-45
         raise SettingsError(f"{where} is not YAML: {error}") from None
 
 
@@ -157,9 +165,8 @@ def find_experiment(given: str) -> Path:
     for path in (Path(given), EXPERIMENTS / f"{given}.yaml"):
         if path.is_file():
             return path
-    raise SettingsError(
-        f"there is no experiment {given!r}{nearest(given, [path.stem for path in EXPERIMENTS.glob('*.yaml')])}; give a name or a path to a YAML file"
-    )
+    names = [path.stem for path in EXPERIMENTS.glob("*.yaml")]
+    raise SettingsError(f"there is no experiment {given!r}{nearest(given, names)}; give a name or a path to a YAML file")
 
 
 def load_experiment(given: str, *, overrides: Iterable[str] = ()) -> Experiment:
@@ -170,7 +177,8 @@ def load_experiment(given: str, *, overrides: Iterable[str] = ()) -> Experiment:
     """
     path = find_experiment(given)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} can not be read as UTF-8 text: {error}") from None
     tree = read_yaml(text, where=str(path))
@@ -184,9 +192,7 @@ def load_experiment(given: str, *, overrides: Iterable[str] = ()) -> Experiment:
     if not runs:
         raise SettingsError(f"{path.name}: sweep has no runs; give each swept field at least one value")
     _check_arms(runs, file.table.by, where=path.name)
-    arms = {run.arm for run in runs}
-    if file.table.control is not None and file.table.control not in arms:
-        raise SettingsError(f"{path.name}: table.control: unknown arm {file.table.control!r}{nearest(file.table.control, arms)}")
+    _check_table(file.table, runs, where=path.name)
     return Experiment(file, yaml.safe_dump(tree, sort_keys=False) if overrides else text, runs)
 
 
@@ -201,17 +207,34 @@ def _check_arms(runs: Iterable[Run], by: Iterable[str], *, where: str) -> None:
         place = (run.arm, run.config.seed, *(flat[name] for name in by))
         if place in seen:
             raise SettingsError(
-                f"{where}: arm {run.arm!r} has seed {run.config.seed} twice in one table; name arms so that their runs differ in the seed only, "
-                "or put what else differs into table.by"
+                f"{where}: arm {run.arm!r} has seed {run.config.seed} twice in one table; name arms so that their runs differ in the seed "
+                "only, or put what else differs into table.by"
             )
         seen[place] = run
+
+
+def _check_table(table: Table, runs: tuple[Run, ...], *, where: str) -> None:
+    """Refuse before anything runs what the tables would refuse after it."""
+    arms = {run.arm for run in runs}
+    if table.control is not None and table.control not in arms:
+        raise SettingsError(f"{where}: table.control: unknown arm {table.control!r}{nearest(table.control, arms)}")
+    measured = sorted({metric for run in runs for metric in run.config.evaluation.metrics})
+    for column in table.metrics:
+        split, _, metric = column.rpartition(".")
+        if not split or metric not in measured:
+            raise SettingsError(f"{where}: table.metrics: wanted <split>.<metric>, got {column!r}{nearest(metric, measured)}")
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
     name, equals, value = override.partition("=")
     if not equals or not name:
         raise SettingsError(f"--set {override!r}: wanted NAME=VALUE, such as base.retraining.epochs=5")
-    _put(tree, name, read_yaml(value, where=f"--set {override}"), where=f"--set {override}")
+    given = read_yaml(value, where=f"--set {override}")
+    block = name.removeprefix("sweep.")
+    if block != name and isinstance(tree.get("sweep"), dict):  # The names of a sweep are dotted themselves.
+        tree["sweep"][block] = given
+    else:
+        _put(tree, name, given, where=f"--set {override}")
 
 
 def _put(tree: dict[str, Any], name: str, value: Any, *, where: str) -> None:
@@ -230,39 +253,52 @@ def expand(file: ExperimentFile, *, where: str) -> Iterable[Run]:
     Raises:
         SettingsError: a run's settings are wrong, or the sweep is.
     """
-    blocks = [_block(name, values, where=f"{where}: sweep.{name}") for name, values in file.sweep.items()]
-    count = 1
-    for block in blocks:
-        count *= len(block)
-    if count > MAX_RUNS:
-        raise SettingsError(f"{where}: sweep has {count} runs; at most {MAX_RUNS}")
-    swept = {name for block in blocks for point in block for name in point if name not in ("arm", "seed")}
+    in_order = sorted(file.sweep.items(), key=lambda item: item[0] == "seed")
+    blocks = [_block(name, values, where=f"{where}: sweep.{name}") for name, values in in_order]
+    _check_blocks(blocks, where=where)
+    swept = {name for block in blocks for point in block for name in point} - {"arm", "seed"}
     for points in itertools.product(*blocks):
         point = {name: value for part in points for name, value in part.items()}
         arm = point.pop("arm", None)
         config = parse(RunConfig, _merged(file.base, point), where=f"{where}: run {point or 'base'}")
         run = Run(arm or "", config)
-        yield run if arm else Run(_describe(run.flat, swept), config)
+        yield run if arm else Run(_describe(run.flat, swept) or "base", config)
+
+
+def _check_blocks(blocks: list[list[dict[str, Any]]], *, where: str) -> None:
+    """Refuse a sweep that is too large, names a field in two blocks, or has an arm that is no text."""
+    count = math.prod(map(len, blocks))
+    if count > MAX_RUNS:
+        raise SettingsError(f"{where}: sweep has {count} runs; at most {MAX_RUNS}")
+    blocks_of = Counter(name for block in blocks for name in {name for point in block for name in point})
+    for name, count in blocks_of.items():
+        if count > 1:
+            raise SettingsError(f"{where}: sweep: {name!r} is varied in {count} places; leave it in one")
+    for arm in (point["arm"] for block in blocks for point in block if "arm" in point):
+        if not isinstance(arm, str) or not arm.strip():
+            raise SettingsError(f"{where}: sweep: arm: wanted a name, got {arm!r}")
 
 
 def _block(name: str, values: Any, *, where: str) -> list[dict[str, Any]]:
     """The points of one entry of the sweep: {dotted field: value} each."""
-    if name == "list":
-        if not isinstance(values, tuple) or not all(isinstance(point, dict) for point in values):
-            raise SettingsError(f"{where}: wanted a list of mappings, got {values!r}")
-        return list(values)
     if name == "zip":
-        if not isinstance(values, dict) or len({len(v) if isinstance(v, tuple) else -1 for v in values.values()}) != 1:
+        columns = list(values.values()) if isinstance(values, dict) else []
+        if not columns or not all(isinstance(column, tuple) for column in columns) or len({len(column) for column in columns}) != 1:
             raise SettingsError(f"{where}: wanted lists of equal length by field, got {values!r}")
-        return [dict(zip(values, point, strict=True)) for point in zip(*values.values(), strict=True)]
+        return [dict(zip(values, point, strict=True)) for point in zip(*columns, strict=True)]
     if not isinstance(values, tuple):
         raise SettingsError(f"{where}: wanted a list of values, got {values!r}")
-    return [{name: value} for value in values]
+    if name != "list":
+        return [{name: value} for value in values]
+    for point in values:
+        if not isinstance(point, dict) or not all(isinstance(field, str) for field in point):
+            raise SettingsError(f"{where}: wanted a list of mappings, got {point!r}")
+    return list(values)
 
 
 def _merged(base: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     """The base with one point of the sweep put over it."""
-    tree = json.loads(json.dumps(base))
+    tree = copy.deepcopy(dict(base))
     for name, value in point.items():
         old = _get(tree, name)
         _put(tree, name, _over(old, value, name), where=f"sweep.{name}")
@@ -276,22 +312,36 @@ def _get(tree: Any, name: str) -> Any:
 
 
 def _over(old: Any, new: Any, name: str) -> Any:
-    """`new` over `old`: mappings are merged; where the choice changes, only those fields of `old` stay that the new one has too."""
+    """`new` over `old`: mappings are merged; where the choice changes, fields of `old` that the new choice lacks go.
+
+    A field that no choice has stays, to be refused.
+    """
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
-    choices = members(RunConfig.model_fields[name].annotation) if name in RunConfig.model_fields else {}
+    choices = _choices(name)
     tag_name = next((tag_field(cls) for cls in choices.values()), None)
-    chosen = choices.get(new.get(tag_name, old.get(tag_name))) if tag_name else None
-    kept = old if chosen is None else {field: value for field, value in old.items() if field in chosen.model_fields}
+    kept = old
+    if tag_name in new and (chosen := choices.get(new[tag_name])):
+        lost = {field for cls in choices.values() for field in cls.model_fields} - chosen.model_fields.keys()
+        kept = {field: value for field, value in old.items() if field not in lost}
     return {**kept, **{field: _over(kept.get(field), value, f"{name}.{field}") for field, value in new.items()}}
+
+
+def _choices(name: str) -> dict[str, type[BaseModel]]:
+    """{tag: class} of what a dotted field of a run chooses from; empty where it is no choice."""
+    classes: list[Any] = [RunConfig]
+    choices: dict[str, type[BaseModel]] = {}
+    for part in name.split("."):
+        kinds = [cls.model_fields[part].annotation for cls in classes if part in cls.model_fields]
+        choices = {tag_value: cls for kind in kinds for tag_value, cls in members(kind).items()}
+        classes = [*choices.values(), *(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))]
+    return choices
 
 
 def _describe(flat: Mapping[str, Any], swept: set[str]) -> str:
     """A name for the arm of a run, out of what is swept: 'augmentation=replace_top, selection.fraction=0.5'."""
-    if not swept:
-        return "base"
     parts = []
     for name in sorted(swept):
         here = {key: value for key, value in flat.items() if key == name or key.startswith(f"{name}.")}
-        parts += [f"{key}={value}" for key, value in here.items()]
+        parts += [f"{key}={value}" for key, value in here.items()] or [f"{name}=none"]
     return ", ".join(parts)

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -28,26 +28,35 @@ def launch(plan: Plan, store: Store, *, backend: str, executor: str = "slurm", d
         return 0
     if chosen == "local":
         return _launch_here(plan, store, data_root=data_root, console=console)
-    given = environment(plan, store, data_root=data_root)
     if chosen == "submitit" and executor != "slurm":
         from jobs import submitit
 
-        code = submitit.submit(plan, store, environment=given, executor=executor)  # type: ignore[arg-type]
+        code = submitit.submit(plan, store, environment=environment(plan, store, data_root=data_root), executor=executor)  # type: ignore[arg-type]
         collect(plan, store, console=console)
         return code
-    if live := live_jobs(plan):
-        console.print(
-            f"{len(live)} elements are queued or running already; `attrain status {plan.folder.name}` shows them, `attrain cancel` ends them"
-        )
-        return 0
-    if chosen == "submitit":
+    with slurm.alone(plan, env=slurm.clean_environment(os.environ)):
+        if live := live_jobs(plan):
+            console.print(
+                f"{len(live)} elements are queued or running already; `attrain status {plan.folder.name}` shows them, "
+                "`attrain cancel` ends them"
+            )
+        else:
+            _submit(plan, store, backend=chosen, data_root=data_root, console=console)
+    return 0
+
+
+def _submit(plan: Plan, store: Store, *, backend: str, data_root: Path, console: Console, only: Container[str] | None = None) -> None:
+    """Submit to SLURM what the store lacks, or only some of it."""
+    given = environment(plan, store, data_root=data_root)
+    if backend == "submitit":
         from jobs import submitit
 
-        submitit.submit(plan, store, environment=given, executor="slurm")
+        submitit.submit(plan, store, environment=given, executor="slurm", only=only)
     else:
-        slurm.submit(plan, store, environment=given)
-    _tell_submitted(plan, console)
-    return 0
+        slurm.submit(plan, store, environment=given, only=only)
+    for array, job in slurm.journals(plan)[-1].jobs().items():
+        console.print(f"  job {job}  {array}")
+    console.print(f"submitted; `attrain status {plan.facts['experiment']}` shows how far it is")
 
 
 def _choose(backend: str) -> str:
@@ -78,12 +87,6 @@ def _launch_here(plan: Plan, store: Store, *, data_root: Path, console: Console)
     return outcome.exit_code
 
 
-def _tell_submitted(plan: Plan, console: Console) -> None:
-    for array, job in slurm.journals(plan)[-1].jobs().items():
-        console.print(f"  job {job}  {array}")
-    console.print(f"submitted; `attrain status {plan.facts['experiment']}` shows how far it is")
-
-
 def live_jobs(plan: Plan) -> list[str]:
     """'A_t' of every element of the plan that SLURM has not ended."""
     jobs = [job for journal in slurm.journals(plan) for job in [*slurm.elements_of(journal).values(), *journal.jobs().values()]]
@@ -95,20 +98,22 @@ def live_jobs(plan: Plan) -> list[str]:
 
 def relaunch(plan: Plan, store: Store, *, backend: str, data_root: Path, console: Console) -> int:
     """Run again what failed and what waits for it, and leave alone what is still on its way."""
-    statuses = status_of(plan, store)
-    alive = {one.step.name for one in statuses if one.state in ("running", "queued", "waiting")}
-    if alive and _choose(backend) != "local":
-        stuck = [one.job for one in statuses if one.state == "blocked" and one.job]
-        slurm.cancel_jobs(stuck, env=slurm.clean_environment(os.environ))
-    if not alive:
-        return launch(plan, store, backend=backend, data_root=data_root, console=console)
-    again = {one.step.name for one in statuses if one.state in ("stopped", "failed", "blocked", "lost")}
-    if not again:
-        console.print(f"nothing has failed; {len(alive)} steps are on their way")
-        return 0
-    slurm.submit(plan, store, environment=environment(plan, store, data_root=data_root), only=again)
-    _tell_submitted(plan, console)
-    return 0
+    chosen = _choose(backend)
+    if chosen == "local":
+        return launch(plan, store, backend=chosen, data_root=data_root, console=console)
+    with slurm.alone(plan, env=slurm.clean_environment(os.environ)):
+        statuses = status_of(plan, store)
+        on_their_way = {one.step.name for one in statuses if one.state in ("running", "queued", "waiting")}
+        again = {one.step.name for one in statuses if one.state != "done"} - on_their_way
+        if on_their_way and not again:
+            console.print(f"nothing has failed; {len(on_their_way)} steps are on their way")
+            return 0
+        if again:
+            # Where the site forbids --kill-on-invalid-dep, what is blocked still stands in the queue.
+            slurm.cancel_jobs([one.job for one in statuses if one.state == "blocked" and one.job], env=slurm.clean_environment(os.environ))
+            _submit(plan, store, backend=chosen, data_root=data_root, console=console, only=again)
+            return 0
+    return launch(plan, store, backend=chosen, data_root=data_root, console=console)
 
 
 def cancel(plan: Plan) -> int:
@@ -128,9 +133,9 @@ def collect(plan: Plan, store: Store, *, console: Console) -> int:
     runs = collect_runs(plan, store)
     tables = write_tables(plan, store, runs, width=max(78, min(console.width, 140)))
     for part in tables.rendered:
-        console.print(part)
+        console.print(part, soft_wrap=False)
     console.print(f"tables: {results_folder(plan, store)}")
-    return int((runs["state"] != "done").sum())
+    return sum(state != "done" for state in runs["state"])
 
 
 def dry_run(experiment: Experiment, store: Store, *, backend: str, console: Console) -> None:

@@ -1,5 +1,6 @@
 """The local back-end: a pool of warm workers on this machine; a step starts as soon as its own inputs are there."""
 
+import bisect
 import contextlib
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,19 +19,32 @@ from jobs.resources import Resources
 from jobs.run import DONE, REQUEUE
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.settings import parse
-from pipeline.core.store import Store
+from pipeline.core.store import Store, StoreError
 
 STOP_S = 60.0
 """How long workers have to leave a checkpoint after a stop was asked for."""
+MAX_REQUEUES = 3
+"""How often a step goes back to the queue because its worker was asked to stop, and we were not."""
+
+
+class WorkerError(StoreError):
+    """No worker process can be started."""
 
 
 class View(Protocol):
     """What watches a sweep."""
 
-    def began(self, step: PlannedStep) -> None: ...
-    def progressed(self, step: PlannedStep, event: Mapping[str, Any]) -> None: ...
-    def ended(self, step: PlannedStep, outcome: str) -> None: ...
-    def tick(self) -> None: ...
+    def began(self, step: PlannedStep) -> None:
+        """A worker has the step."""
+
+    def progressed(self, step: PlannedStep, event: Mapping[str, Any]) -> None:
+        """The step is so far."""
+
+    def ended(self, step: PlannedStep, outcome: str) -> None:
+        """The step is done, failed, stopped or blocked."""
+
+    def tick(self) -> None:
+        """Some time has gone by."""
 
 
 @dataclass
@@ -41,6 +56,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> "Machine":
+        """What this process may use."""
         return cls(cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, gpus=visible_gpus())
 
 
@@ -67,9 +83,11 @@ class Worker:
 
     @property
     def idle(self) -> bool:
+        """Whether it waits for a step."""
         return self.ready and self.step is None
 
     def send(self, step: PlannedStep, *, cores: int, gpu: int | None) -> None:
+        """Have it run a step."""
         self.step, self.cores, self.gpu = step, cores, gpu
         device = None if gpu is None else f"cuda:{gpu}"
         assert self.process.stdin is not None
@@ -101,6 +119,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
+        """Of the command that ran the sweep."""
         return REQUEUE if self.stopped else 1 if self.failed or self.blocked else 0
 
 
@@ -112,11 +131,22 @@ class LocalSweep:
         self.environment = dict(environment)
         self.machine = machine or Machine.here()
         self.free_cores, self.free_gpus = self.machine.cores, list(self.machine.gpus)
-        self.waiting = [step for step in plan.steps if not store.has(step.name)]
+        self.waiting = {step.name: step for step in plan.steps if not store.has(step.name)}
+        """Steps that nobody is at work on, by name."""
         self.outcome = Outcome()
         self.workers: list[Worker] = []
         self.selector = selectors.DefaultSelector()
-        self._missing = {step.name for step in self.waiting}
+        self._missing = set(self.waiting)
+        self._place = {step.name: place for place, step in enumerate(plan.steps)}
+        self._num_inputs_missing = {step.name: len(self._missing & set(step.inputs.values())) for step in plan.steps}
+        self._needed_by: dict[str, list[PlannedStep]] = {}
+        for step in self.waiting.values():
+            for name in set(step.inputs.values()):
+                self._needed_by.setdefault(name, []).append(step)
+        self._ready = [step for step in self.waiting.values() if not self._num_inputs_missing[step.name]]
+        """Those of `waiting` whose inputs are all there, in the plan's order."""
+        self._requeues: Counter[str] = Counter()
+        self._max_workers = min(self.machine.cores, len(self._missing))
         self._resources = {name: parse(Resources, given, where=name) for name, given in plan.facts["identity"]["resources"].items()}
 
     def run(self) -> Outcome:
@@ -125,7 +155,7 @@ class LocalSweep:
         try:
             while self.waiting or any(worker.step for worker in self.workers):
                 self._start_what_can()
-                if not any(worker.step for worker in self.workers) and (self.outcome.stopped or not self._startable()):
+                if not any(worker.step for worker in self.workers) and (self.outcome.stopped or not self._ready):
                     break
                 for key, _ in self.selector.select(timeout=0.1):
                     self._hear(key.data)
@@ -142,9 +172,6 @@ class LocalSweep:
             with contextlib.suppress(ProcessLookupError):
                 worker.process.terminate()
 
-    def _startable(self) -> list[PlannedStep]:
-        return [step for step in self.waiting if not any(name in self._missing for name in step.inputs.values())]
-
     def _needs(self, step: PlannedStep) -> tuple[int, int]:
         resources = self._resources.get(step.resource_class, Resources())
         return min(resources.cpus_per_task, self.machine.cores), min(1, resources.gpus_per_node, len(self.machine.gpus))
@@ -152,7 +179,7 @@ class LocalSweep:
     def _start_what_can(self) -> None:
         if self.outcome.stopped:
             return
-        for step in self._startable():
+        for step in list(self._ready):
             cores, gpus = self._needs(step)
             if cores > self.free_cores or gpus > len(self.free_gpus):
                 continue
@@ -162,13 +189,14 @@ class LocalSweep:
                 return
             gpu = self.free_gpus.pop(0) if gpus else None
             self.free_cores -= cores
-            self.waiting.remove(step)
+            del self.waiting[step.name]
+            self._ready.remove(step)
             self.view.began(step)
             worker.send(step, cores=cores, gpu=gpu)
 
     def _maybe_new_worker(self) -> None:
-        """One more worker while fewer than cores exist or are starting; no more than there are steps."""
-        if len(self.workers) >= min(self.machine.cores, len(self._missing)):
+        """One more worker while there are fewer than cores and steps."""
+        if len(self.workers) >= self._max_workers:
             return
         process = subprocess.Popen(
             [sys.executable, "-m", "jobs.worker", str(self.plan.folder)],
@@ -189,11 +217,11 @@ class LocalSweep:
             elif event["event"] == "progress" and worker.step:
                 self.view.progressed(worker.step, event)
             elif event["event"] == "end":
-                self._end_step(worker, event["code"])
+                self._end_step(worker, event["code"], event["error"])
             elif event["event"] == "gone":
                 self._bury(worker)
 
-    def _end_step(self, worker: Worker, code: int) -> None:
+    def _end_step(self, worker: Worker, code: int, error: str) -> None:
         step = worker.step
         if step is None:
             return
@@ -205,23 +233,34 @@ class LocalSweep:
             self._missing.discard(step.name)
             self.outcome.done.append(step.name)
             self.view.ended(step, "done")
-        elif code == REQUEUE:
+            self._free_dependants(step)
+        elif code == REQUEUE and (self.outcome.stopped or self._requeues[step.name] < MAX_REQUEUES):
+            self._requeues[step.name] += 1
+            self.waiting[step.name] = step
+            self._make_ready(step)
             self.view.ended(step, "stopped")
         else:
-            failure = self.store.failure(step.name) or {}
-            why = f"killed by {signal.Signals(-code).name}" if code < 0 else failure.get("error", f"exit code {code}")
-            self.outcome.failed[step.name] = why
+            self.outcome.failed[step.name] = error or f"exit code {code}"
             self.view.ended(step, "failed")
             self._block(step)
+
+    def _free_dependants(self, done: PlannedStep) -> None:
+        for step in self._needed_by.get(done.name, ()):
+            self._num_inputs_missing[step.name] -= 1
+            if not self._num_inputs_missing[step.name] and step.name in self.waiting:
+                self._make_ready(step)
+
+    def _make_ready(self, step: PlannedStep) -> None:
+        bisect.insort(self._ready, step, key=lambda other: self._place[other.name])
 
     def _block(self, failed: PlannedStep) -> None:
         """Give up what needs a failed step, directly or not."""
         gone = {failed.name: failed.name}
-        for step in list(self.waiting):
+        for step in sorted(self.waiting.values(), key=lambda step: self._place[step.name]):
             lost = next((gone[name] for name in step.inputs.values() if name in gone), None)
             if lost is not None:
                 gone[step.name] = lost
-                self.waiting.remove(step)
+                del self.waiting[step.name]
                 self.outcome.blocked[step.name] = lost
                 self.view.ended(step, "blocked")
 
@@ -231,16 +270,19 @@ class LocalSweep:
         self.selector.unregister(worker.process.stdout)
         code = worker.process.wait()
         self.workers.remove(worker)
-        if not worker.ready and worker.step is None and not self.outcome.stopped:
-            raise RuntimeError(
-                f"a worker ended with {code} before it could start; its errors stand above. `attrain doctor` checks the installation"
-            )
-        self._end_step(worker, REQUEUE if self.outcome.stopped else code if code < 0 else 1)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        if not worker.ready and not self.outcome.stopped:
+            self._max_workers = len(self.workers)
+            if not self._max_workers:
+                raise WorkerError(
+                    f"a worker {how} before it could start; what it said stands above. `attrain doctor` checks the installation"
+                )
+        self._end_step(worker, REQUEUE if self.outcome.stopped else code or 1, f"its process {how}")
 
     def _end_workers(self) -> None:
         deadline = time.monotonic() + STOP_S
         for worker in self.workers:
-            assert worker.process.stdin is not None and worker.process.stdout is not None
+            assert worker.process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 worker.process.stdin.close()
             if worker.step is not None:

@@ -24,9 +24,9 @@ def logs_of(step: str, experiment: str | None, store: Store) -> list[Path]:
         )
     if len({row.name for _, row in found}) > 1:
         raise SettingsError(f"{step!r} may be {', '.join(sorted(row.name for _, row in found)[:5])}; give more of the key, or --plan")
-    plan, row = found[-1]
-    paths = [path for path in (plan.log(row), *_slurm_logs(plan, row)) if path.exists()]
+    paths = [path for plan, row in found for path in (plan.log(row), *_slurm_logs(plan, row)) if path.exists()]
     if not paths:
+        plan, row = found[-1]
         raise SettingsError(f"{row.name} has not run yet: there is no {plan.log(row)}")
     return sorted(paths, key=lambda path: path.stat().st_mtime)
 

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def make_plan(experiment: Experiment, store: Store) -> Plan:
 
 
 def check_processes(experiment: Experiment) -> None:
-    """Refuse a batch size that has fewer samples than there are processes.
+    """Refuse a batch size that the processes of a step can not share equally.
 
     Raises:
         SettingsError: names the stage, the batch size and the number of processes.
@@ -68,13 +69,19 @@ def check_processes(experiment: Experiment) -> None:
                 )
 
 
+@cache
+def code_here() -> str:
+    """Digest of the code that this process runs, as it was when first asked for."""
+    return code_digest(CODE_ROOT, PACKAGES)
+
+
 def check_code(plan: Plan) -> None:
     """Refuse to run a plan with other code than it was made with.
 
     Raises:
         StalePlanError: says how to run it with its own code, and how to make a new plan.
     """
-    here = code_digest(CODE_ROOT, PACKAGES)
+    here = code_here()
     if here != plan.facts["code"]:
         raise StalePlanError(
             f"{plan.folder} was made from other code (code {plan.facts['code']}, this is {here}); submit the experiment again to plan with "

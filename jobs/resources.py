@@ -8,17 +8,17 @@ from pipeline.core.settings import Settings
 class Resources(Settings):
     """What one task of a stage gets."""
 
-    nodes: int = Field(1, ge=1)
+    nodes: int = Field(default=1, ge=1)
     """Nodes a task."""
-    tasks_per_node: int | None = Field(None, ge=1)
+    tasks_per_node: int | None = Field(default=None, ge=1)
     """Processes a node; None is one a GPU, or one where there is no GPU."""
-    gpus_per_node: int = Field(0, ge=0)
+    gpus_per_node: int = Field(default=0, ge=0)
     """GPUs a node; 0 runs on CPUs."""
-    cpus_per_task: int = Field(1, ge=1)
+    cpus_per_task: int = Field(default=1, ge=1)
     """CPU cores a process, and its number of threads under every back-end: sums over threads depend on their number."""
-    memory_gb: float | None = Field(None, gt=0)
+    memory_gb: float | None = Field(default=None, gt=0)
     """Memory a node in GiB; None leaves it to the cluster."""
-    time_min: int | None = Field(None, ge=1)
+    time_min: int | None = Field(default=None, ge=1)
     """Time limit in minutes; None leaves it to the cluster."""
 
     @property
@@ -40,7 +40,7 @@ class Cluster(Settings):
     """SLURM account; None is the user's default."""
     qos: str | None = None
     """SLURM quality of service; None is the default."""
-    max_parallel_tasks: int = Field(64, ge=1)
+    max_parallel_tasks: int = Field(default=64, ge=1)
     """Elements of one array that may run at once."""
-    max_array_size: int = Field(1000, ge=1, le=4_000_000)
+    max_array_size: int = Field(default=1000, ge=1, le=4_000_000)
     """Largest number of elements in one array; SLURM's MaxArraySize is 1001 by default, of which 1000 can be used."""

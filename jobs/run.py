@@ -5,6 +5,7 @@ is missing; 73 the store can not be written; 1 failed.
 """
 
 import contextlib
+import errno
 import inspect
 import json
 import os
@@ -22,11 +23,12 @@ from typing import Any
 from jobs.planning import check_code
 from jobs.resources import Resources
 from pipeline.core.context import Context, StopRequested
+from pipeline.core.files import write_text
 from pipeline.core.plan import Plan, PlannedStep, StalePlanError
 from pipeline.core.ranks import Ranks
 from pipeline.core.settings import SettingsError, parse
 from pipeline.core.step import Stage, make_key, own_settings
-from pipeline.core.store import FAILURE, PROGRESS, Attempt, MissingInputError, OwnedError, Store, StoreError, slurm_task, write_text
+from pipeline.core.store import FAILURE, PROGRESS, Attempt, MissingInputError, OwnedError, Store, StoreError, slurm_task
 from pipeline.stages import STAGES
 
 DONE, FAILED, MISSING_INPUT, STORE_FAILED, REQUEUE, BAD_SETTINGS = 0, 1, 69, 73, 75, 78
@@ -56,6 +58,7 @@ class StopFlag:
     _looked: float = -1e9
 
     def __call__(self) -> bool:
+        """Whether the step was asked to stop."""
         if self.stop_file is not None and not self.is_set and time.monotonic() - self._looked > 1.0:
             self._looked = time.monotonic()
             self.is_set = self.stop_file.exists()
@@ -73,18 +76,23 @@ class StopFlag:
 
 @dataclass
 class ProgressFile:
-    """Writes how far a step is for `attrain status`, at most every two seconds, and passes it on."""
+    """Writes how far a step is for `attrain status`, and passes it on; both not too often."""
 
     path: Path
     also: Callable[[dict[str, Any]], None] = lambda event: None
     interval_s: float = 2.0
+    also_interval_s: float = 0.1
     _last: float = field(default=-1e9)
+    _last_also: float = field(default=-1e9)
     _started: float = field(default_factory=time.monotonic)
 
     def __call__(self, done: int, total: int, *, unit: str, **facts: float) -> None:
+        """See `Progress`."""
         now = time.monotonic()
         event = {"done": done, "total": total, "unit": unit, "seconds": now - self._started, **facts}
-        self.also(event)
+        if now - self._last_also >= self.also_interval_s:
+            self._last_also = now
+            self.also(event)
         if now - self._last >= self.interval_s:
             self._last = now
             with contextlib.suppress(OSError):
@@ -106,9 +114,12 @@ class Task:
     """How long a shared disk may lag."""
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[dict[str, Any]], None] = lambda event: None
+    report: Callable[[str], None] = lambda error: None
+    """Is told why the step failed."""
 
     @property
     def resources(self) -> Resources:
+        """What the step asks for."""
         given = self.plan.facts["identity"]["resources"].get(self.step.resource_class, {})
         return parse(Resources, given, where="resources")
 
@@ -169,6 +180,7 @@ def tell(error: Exception, task: Task) -> int:
     code = exit_code_of(error)
     if code == FAILED:
         traceback.print_exception(error)
+    task.report(f"{type(error).__name__}: {error}")
     print(f"{task.step.name} [{task.step.stage}-{task.step.index}]: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     return code
 
@@ -210,9 +222,14 @@ def claimed(task: Task) -> Iterator[Attempt | None]:
 
 @contextlib.contextmanager
 def recorded_failure(attempt: Attempt, task: Task) -> Iterator[None]:
-    """Leave failure.json in the attempt's folder when the block fails, for `attrain status` and `attrain retry`."""
+    """Leave failure.json in the attempt's folder when the block fails, for `attrain status` and `attrain retry`.
+
+    Raises:
+        StoreError: instead of whatever error a disk that can not be written led to.
+    """
     try:
-        yield
+        with _disk_named(attempt):
+            yield
     except Exception as error:
         failure = {
             "exit_code": exit_code_of(error),
@@ -223,6 +240,34 @@ def recorded_failure(attempt: Attempt, task: Task) -> Iterator[None]:
         with contextlib.suppress(OSError):
             write_text(attempt.folder / FAILURE, json.dumps(failure, indent=2))
         raise
+
+
+@contextlib.contextmanager
+def _disk_named(attempt: Attempt) -> Iterator[None]:
+    """Say that the disk is full, or the like, where that is why the block failed: numpy, torch and safetensors each say it otherwise."""
+    try:
+        yield
+    except Exception as error:
+        if exit_code_of(error) == FAILED and (trouble := _disk_trouble(attempt.folder, error)):
+            raise StoreError(
+                f"{attempt.folder} can not be written ({trouble}); check space and permissions, then run the same command again"
+            ) from error
+        raise
+
+
+def _disk_trouble(folder: Path, error: Exception) -> str | None:
+    """What is wrong with the disk, by the error or by trying; None if nothing is."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        return os.strerror(error.errno)
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        probe.write_bytes(bytes(1 << 16))
+    except OSError as found:
+        return found.strerror
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return None
 
 
 def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earlier: tuple[Path, ...]) -> dict[str, Any]:

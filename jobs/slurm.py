@@ -9,13 +9,15 @@ elements and start children of failed ones.
 """
 
 import contextlib
+import fcntl
+import functools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ SIGNAL_LEAD_S = 120
 """Seconds before the time limit at which a task is told to leave a checkpoint."""
 LEAKING = re.compile(r"^(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SCONTROL|PMI|PMIX)_")
 COLLECT = "collect"
+
+Submitted = tuple[str, dict[str, str]]
+"""Job id of an array, and {step name: 'A_t'} of its elements."""
 
 
 class SchedulerError(RuntimeError):
@@ -55,7 +60,7 @@ def call(arguments: Sequence[str], *, env: Mapping[str, str], given: str | None 
     """
     done = subprocess.run(list(arguments), input=given, capture_output=True, text=True, check=False, env=dict(env))
     if check and done.returncode:
-        shown = " ".join(arguments[:1] + [a for a in arguments[1:] if len(a) < 200])
+        shown = " ".join(argument for argument in arguments if len(argument) < 200)
         raise SchedulerError(f"{shown} ended with {done.returncode}: {(done.stderr or done.stdout).strip() or 'nothing said'}")
     return done.stdout
 
@@ -73,6 +78,7 @@ class Array:
 
     @property
     def job_name(self) -> str:
+        """What squeue shows; an array whose id was lost is found by it."""
         return f"{self.plan.folder.name}-{self.name}"
 
     def element(self, step: PlannedStep) -> int:
@@ -160,6 +166,7 @@ class Journal:
                 number += 1
 
     def write(self, **entry: Any) -> None:
+        """Add a line that survives a power cut."""
         with self.path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()
@@ -185,8 +192,8 @@ def journals(plan: Plan) -> list[Journal]:
 
 
 def job_of_each_step(plan: Plan) -> dict[str, str]:
-    """{step name: 'A_t'} of the newest submission that held the step."""
-    return {name: job for journal in journals(plan) for name, job in elements_of(journal).items()}
+    """{step name: 'A_t'} of the newest submission that held the step; those that were taken back do not count."""
+    return {name: job for journal in journals(plan) if journal.state != "cancelled" for name, job in elements_of(journal).items()}
 
 
 def elements_of(journal: Journal) -> dict[str, str]:
@@ -205,14 +212,34 @@ def live_elements(jobs: Iterable[str], *, env: Mapping[str, str]) -> dict[str, t
     return {job: (state, reason) for job, state, reason in rows if job.split("_")[0] in wanted}
 
 
-ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "REVOKED")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "PREEMPTED", "REVOKED")
+
+
+def live_steps(plan: Plan, *, env: Mapping[str, str]) -> dict[str, str]:
+    """{step name: 'A_t'} of every step that SLURM is at work on, or will be."""
+    jobs = job_of_each_step(plan)
+    known = live_elements({job.split("_")[0] for job in jobs.values()}, env=env)
+    return {name: job for name, job in jobs.items() if job in known and known[job][0] not in ENDED}
+
+
+@contextlib.contextmanager
+def alone(plan: Plan, *, env: Mapping[str, str]) -> Iterator[None]:
+    """Submit a plan from one process at a time: waits for another that is at it, and clears up after one that was killed at it."""
+    with (plan.folder / "submissions" / "lock").open("w") as file:
+        with contextlib.suppress(OSError):  # A disk without locks: of two submissions at once, one queues steps that the other does.
+            fcntl.flock(file, fcntl.LOCK_EX)
+        for journal in journals(plan):
+            if journal.state == "submitting":  # Its arrays would be held for ever.
+                cancel_jobs(_known_ids(journal, env=env), env=env)
+                journal.write(state="cancelled")
+        yield
 
 
 @contextlib.contextmanager
 def journaled(plan: Plan, *, env: Mapping[str, str]) -> Iterator[Journal]:
     """A submission, all or nothing: if the block fails, what its journal names is cancelled."""
     journal = Journal.new(plan)
-    me = Owner.this_process("")
+    me = Owner.this_process()
     journal.write(state="submitting", host=me.host, pid=me.pid, start=me.start)
     try:
         yield journal
@@ -230,14 +257,33 @@ def submit(plan: Plan, store: Store, *, environment: Mapping[str, str], only: Co
         SchedulerError: something was refused; all that was submitted is cancelled.
     """
     env = clean_environment(os.environ) | dict(environment)
-    todo = [step for step in plan.steps if not store.has(step.name) and (only is None or step.name in only)]
-    arrays = arrays_of(plan, todo)
+    return submit_arrays(plan, arrays_of(plan, missing_steps(plan, store, only)), functools.partial(_submit_array, env=env), env=env)
+
+
+def missing_steps(plan: Plan, store: Store, only: Container[str] | None) -> list[PlannedStep]:
+    """The steps that the store lacks, or only those of some names."""
+    return [step for step in plan.steps if not store.has(step.name) and (only is None or step.name in only)]
+
+
+def submit_arrays(plan: Plan, arrays: Sequence[Array], submit_one: Callable[[Array], Submitted], *, env: Mapping[str, str]) -> Journal:
+    """Submit arrays held, each through `submit_one`; wire, check and release them, and the collecting job.
+
+    Raises:
+        SchedulerError: something was refused; all that was submitted is cancelled.
+    """
     (plan.folder / "logs" / "slurm").mkdir(exist_ok=True)
+    earlier = live_steps(plan, env=env)
     with journaled(plan, env=env) as journal:
-        jobs = {array.name: _submit_array(array, journal, env=env) for array in arrays}
-        wire(edges(elements_of(journal), todo), env=env)
+        jobs = []
+        for array in arrays:
+            journal.write(array=array.name, job=None, job_name=array.job_name)
+            job, elements = submit_one(array)
+            journal.write(array=array.name, job=job, elements=elements)
+            jobs.append(job)
+        todo = [step for array in arrays for step in array.steps]
+        wire(edges(earlier | elements_of(journal), todo), env=env, at_work=set(earlier.values()))
         collect = submit_collect(plan, jobs, journal, env=env)
-        release([collect, *reversed(jobs.values())], env=env)
+        release([collect, *reversed(jobs)], env=env)
     return journal
 
 
@@ -278,17 +324,15 @@ def collect_command(plan: Plan, jobs: Iterable[str]) -> list[str]:
     ]
 
 
-def _submit_array(array: Array, journal: Journal, *, env: Mapping[str, str]) -> str:
-    journal.write(array=array.name, job=None, job_name=array.job_name)
+def _submit_array(array: Array, *, env: Mapping[str, str]) -> Submitted:
     job = call(array_command(array), env=env).strip().split(";")[0]
-    journal.write(array=array.name, job=job, elements={step.name: f"{job}_{array.element(step)}" for step in array.steps})
-    return job
+    return job, {step.name: f"{job}_{array.element(step)}" for step in array.steps}
 
 
-def submit_collect(plan: Plan, jobs: Mapping[str, str], journal: Journal, *, env: Mapping[str, str]) -> str:
+def submit_collect(plan: Plan, jobs: Iterable[str], journal: Journal, *, env: Mapping[str, str]) -> str:
     """Submit the collecting job, held; returns its id."""
     journal.write(array=COLLECT, job=None, job_name=f"{plan.folder.name}-{COLLECT}")
-    job = call(collect_command(plan, jobs.values()), env=env).strip().split(";")[0]
+    job = call(collect_command(plan, jobs), env=env).strip().split(";")[0]
     journal.write(array=COLLECT, job=job, elements={})
     return job
 
@@ -297,15 +341,20 @@ def edges(element: Mapping[str, str], todo: Sequence[PlannedStep]) -> dict[str, 
     """{'A_t': the elements that must end with 0 before it}; steps whose inputs are all in the store have none.
 
     Args:
-        element: {step name: 'A_t'} of all submitted steps.
+        element: {step name: 'A_t'} of all submitted steps, and of those that an earlier submission has on its way.
         todo: the submitted steps.
     """
     needed = {element[step.name]: {element[name] for name in step.inputs.values() if name in element} for step in todo}
     return {child: parents for child, parents in needed.items() if parents}
 
 
-def wire(needed: Mapping[str, set[str]], *, env: Mapping[str, str]) -> None:
+def wire(needed: Mapping[str, set[str]], *, env: Mapping[str, str], at_work: Set[str] = frozenset()) -> None:
     """Give each held element its edges, through one scontrol, and read them back.
+
+    Args:
+        needed: from `edges`.
+        env: for SLURM's commands.
+        at_work: elements that are not held: SLURM drops an edge to one that has ended well meanwhile.
 
     Raises:
         SchedulerError: an update was refused, or SLURM now says something else than the plan.
@@ -322,7 +371,7 @@ def wire(needed: Mapping[str, set[str]], *, env: Mapping[str, str]) -> None:
         job: set(re.findall(r"afterok:(\d+(?:_\d+)?)", condition))
         for job, _, condition in (line.strip().partition("|") for line in listed.splitlines())
     }
-    wrong = [child for child, parents in needed.items() if found.get(child) != parents]
+    wrong = [child for child, parents in needed.items() if not parents - at_work <= found.get(child, set()) <= parents]
     if wrong:
         child = wrong[0]
         raise SchedulerError(
@@ -349,5 +398,9 @@ def _known_ids(journal: Journal, *, env: Mapping[str, str]) -> list[str]:
     lost = {entry["job_name"] for entry in journal.entries() if "job_name" in entry and entry["array"] not in known}
     if not lost:
         return list(known.values())
-    listed = call(["squeue", "--noheader", "--me", "--format=%F", f"--name={','.join(sorted(lost))}"], env=env, check=False)
-    return [*known.values(), *{line.strip() for line in listed.splitlines() if line.strip()}]
+    # Another submission of the plan, and a plan of the same name in another store, have jobs of the same names.
+    others = {job for path in journal.path.parent.glob("*.jsonl") if path != journal.path for job in Journal(path).jobs().values()}
+    folder = str(journal.path.parent.parent)
+    listed = call(["squeue", "--noheader", "--me", "--format=%F|%o", f"--name={','.join(sorted(lost))}"], env=env, check=False)
+    rows = (line.strip().partition("|") for line in listed.splitlines())
+    return [*known.values(), *({job for job, _, command in rows if folder in command} - others - set(known.values()))]

@@ -4,9 +4,9 @@
     running    a live process owns it
     queued     SLURM will start it when there is room
     waiting    SLURM will start it after its inputs
-    stopped    it left a checkpoint and is to be run again
+    stopped    it left a checkpoint, or was cancelled, and is to be run again
     failed     its last attempt failed, or SLURM says that it ended without a record
-    blocked    a step that it needs has failed
+    blocked    a step that it needs will not come
     lost       it was submitted, and nothing is known of it any more
     planned    nobody has been asked to run it
 
@@ -26,6 +26,8 @@ from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import Store
 
 STATES = ("done", "running", "queued", "waiting", "stopped", "failed", "blocked", "lost", "planned")
+CANCELLED = "cancelled"
+"""Reason of a step whose element was cancelled: by somebody, or by SLURM since it could never start."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,21 @@ def status_of(plan: Plan, store: Store) -> list[StepStatus]:
     found: dict[str, StepStatus] = {}
     for step in plan.steps:
         status = _status(step, store, jobs.get(step.name), known)
-        if status.state in ("planned", "lost", "waiting", "failed") and (lost := _failed_input(step, found)):
-            if status.state != "failed" or status.reason == "CANCELLED":
-                status = StepStatus(step, "blocked", f"needs {lost}", status.job)
+        untried = status.state in ("planned", "lost", "waiting") or status.reason == CANCELLED
+        if untried and (lost := _failed_input(step, found)):
+            status = StepStatus(step, "blocked", f"needs {lost}", status.job)
         found[step.name] = status
     return list(found.values())
 
 
 def _failed_input(step: PlannedStep, found: Mapping[str, StepStatus]) -> str | None:
     for name in step.inputs.values():
-        if found[name].state in ("failed", "lost"):
+        one = found[name]
+        # Without SLURM, what was stopped is run again by the same command, and what needs it after it.
+        if one.state in ("failed", "lost") or (one.state == "stopped" and one.job is not None):
             return name
-        if found[name].state == "blocked":
-            return found[name].reason.removeprefix("needs ")
+        if one.state == "blocked":
+            return one.reason.removeprefix("needs ")
     return None
 
 
@@ -70,12 +74,14 @@ def _status(step: PlannedStep, store: Store, job: str | None, known: Mapping[str
         return StepStatus(step, "running", str(owner), job, store.progress(step.name))
     state, reason = known.get(job or "", ("", ""))
     if state and state not in slurm.ENDED:
-        return StepStatus(step, *_live(state, reason), job)
+        return StepStatus(step, *_live(state, reason, inputs_there=_are_there(step, store)), job)
     failure = store.failure(step.name)
-    if failure is not None:
+    if failure is not None and failure["job"] in (job, None):  # else: an earlier submission's
         return StepStatus(step, "stopped" if failure["exit_code"] == REQUEUE else "failed", failure["error"], job)
+    if state == "CANCELLED":
+        return StepStatus(step, "stopped", CANCELLED, job)
     if state:
-        return StepStatus(step, "failed", state if state != "COMPLETED" else "COMPLETED, but without a record", job)
+        return StepStatus(step, "failed", f"{state} ({reason})" if state != "COMPLETED" else "COMPLETED, but without a record", job)
     if job is not None:
         return StepStatus(step, "lost", f"job {job} is unknown to SLURM and left no record", job)
     if store.partial(step.name).exists():
@@ -83,12 +89,17 @@ def _status(step: PlannedStep, store: Store, job: str | None, known: Mapping[str
     return StepStatus(step, "planned")
 
 
-def _live(state: str, reason: str) -> tuple[str, str]:
+def _are_there(step: PlannedStep, store: Store) -> bool:
+    return all(store.has(name) for name in step.inputs.values())
+
+
+def _live(state: str, reason: str, *, inputs_there: bool) -> tuple[str, str]:
     """A state of SLURM's that is not an end, in our words."""
     if reason == "DependencyNeverSatisfied":
         return "blocked", "SLURM will never start it"
     if state == "PENDING":
-        return ("waiting", "for its inputs") if reason == "Dependency" else ("queued", reason)
+        # SLURM gives "Dependency" as the reason only once it has looked at the job.
+        return ("queued", reason) if inputs_there else ("waiting", "for its inputs")
     return "running", state.lower()
 
 

@@ -6,23 +6,30 @@ executors `local` and `debug` know no dependencies at all: there the arrays are 
 before has ended.
 """
 
+import functools
 import os
-from collections.abc import Iterator, Mapping
+import signal
+import subprocess
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import submitit
+from submitit.core.utils import FailedJobError
 
 from jobs import slurm
+from jobs.local import Machine
 from jobs.resources import Cluster, Resources
 from jobs.run import BAD_SETTINGS, DONE, REQUEUE, StopFlag, Task, run_task
 from pipeline.core.plan import Plan
 from pipeline.core.ranks import Ranks
-from pipeline.core.store import Store
+from pipeline.core.store import Store, slurm_task
 
 Executor = Literal["slurm", "local", "debug"]
+NO_LIMIT_MIN = 30 * 24 * 60
+"""Time limit of submitit's own executors, which must have one: some weeks."""
 
 
 class StepFailedError(RuntimeError):
@@ -44,6 +51,9 @@ class RunElements:
             StepFailedError: one of them did not end well; those after it were run all the same.
         """
         plan, store = Plan.read(Path(self.plan)), Store(Path(os.environ["ATTRAIN_STORE"]))
+        stop = StopFlag(signals=(signal.SIGUSR2,))
+        if "SUBMITIT_EXECUTOR" in os.environ:  # A process of submitit's: its own handler would not wait for the loops' checkpoint.
+            stop.install()
         ended = {}
         for index in self.indices:
             task = Task(
@@ -52,10 +62,12 @@ class RunElements:
                 step=plan.step(self.stage, index),
                 data_root=Path(os.environ["ATTRAIN_DATA"]),
                 ranks=Ranks.from_env(),
-                stop=StopFlag(),
+                stop=stop,
             )
             ended[index] = run_task(task)
         failed = {index: code for index, code in ended.items() if code != DONE}
+        if REQUEUE in failed.values() and stop.is_set and Ranks.from_env().is_first and (element := slurm_task()):
+            subprocess.run(["scontrol", "requeue", element], check=True)
         if failed:
             raise StepFailedError(
                 f"{self.stage}: exit codes by index {failed}; {REQUEUE} asks for a requeue, {BAD_SETTINGS} means bad settings"
@@ -63,7 +75,7 @@ class RunElements:
         return f"{self.stage}{list(self.indices)} done"
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Called by submitit on its signal: the same again; the step finds its own checkpoints."""
+        """Called by submitit on a signal before the steps began: the same again; a step finds its own checkpoints."""
         return submitit.helpers.DelayedSubmission(self)
 
 
@@ -73,28 +85,27 @@ def _executor(plan: Plan, kind: Executor, array: slurm.Array) -> submitit.AutoEx
     folder.mkdir(mode=0o700, exist_ok=True)
     executor = submitit.AutoExecutor(folder=folder / "%j", cluster=kind, slurm_max_num_timeout=100)
     resources, cluster = slurm.resources_of(plan, array.steps[0].resource_class), slurm.cluster_of(plan)
-    executor.update_parameters(
-        name=array.job_name, **(_slurm_parameters(array, resources, cluster) if kind == "slurm" else _plain_parameters(resources))
-    )
+    if kind != "slurm":
+        executor.update_parameters(name=array.job_name, timeout_min=NO_LIMIT_MIN, gpus_per_node=min(1, resources.gpus_per_node))
+        return executor
+    executor.update_parameters(name=array.job_name, **_slurm_parameters(array, resources, cluster))
+    if resources.time_min is None:
+        # AutoExecutor takes None as not given, and submitit then asks for five minutes.
+        executor._executor.update_parameters(time=None)
     return executor
 
 
-def _plain_parameters(resources: Resources) -> dict[str, Any]:
-    """For the local executor: it starts processes, and reads little else."""
-    return {"tasks_per_node": resources.processes_per_node, "nodes": 1, "timeout_min": resources.time_min or 24 * 60}
-
-
 def _slurm_parameters(array: slurm.Array, resources: Resources, cluster: Cluster) -> dict[str, Any]:
-    additional: dict[str, Any] = {"hold": True, "kill-on-invalid-dep": "yes", "requeue": True}
+    additional: dict[str, Any] = {"hold": True, "kill-on-invalid-dep": "yes", "requeue": True, "ntasks": resources.num_processes}
     if resources.gpus_per_node:
         additional["gpus-per-node"] = resources.gpus_per_node
     if resources.memory_gb is not None:
         additional["mem"] = f"{round(resources.memory_gb * 1024)}M"
-    if resources.time_min is not None:
-        additional["time"] = resources.time_min
     named = {"account": cluster.account, "qos": cluster.qos}
     return {
         "slurm_array_parallelism": min(cluster.max_parallel_tasks, len(array.steps)),
+        "slurm_partition": cluster.partition,
+        "slurm_time": resources.time_min,
         "slurm_nodes": resources.nodes,
         "slurm_ntasks_per_node": resources.processes_per_node,
         "slurm_cpus_per_task": resources.cpus_per_task,
@@ -102,7 +113,7 @@ def _slurm_parameters(array: slurm.Array, resources: Resources, cluster: Cluster
         "slurm_wckey": "",  # Some clusters refuse submitit's own.
         "slurm_additional_parameters": additional | {name: value for name, value in named.items() if value is not None},
         "slurm_setup": ["export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1"],
-        **({"slurm_partition": cluster.partition} if cluster.partition else {}),
+        "slurm_srun_args": [f"--cpus-per-task={resources.cpus_per_task}", "--kill-on-bad-exit=1"],
     }
 
 
@@ -119,52 +130,39 @@ def _environment(given: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def submit(plan: Plan, store: Store, *, environment: Mapping[str, str], executor: Executor) -> int:
-    """Submit what the store lacks. Under SLURM returns at once, else when all has ended; the exit code.
+def submit(plan: Plan, store: Store, *, environment: Mapping[str, str], executor: Executor, only: Container[str] | None = None) -> int:
+    """Submit what the store lacks, or only some of it. Under SLURM returns at once, else when all has ended; the exit code.
 
     Raises:
         SchedulerError: SLURM refused something; all that was submitted is cancelled.
     """
-    todo = [step for step in plan.steps if not store.has(step.name)]
-    arrays = slurm.arrays_of(plan, todo)
+    arrays = slurm.arrays_of(plan, slurm.missing_steps(plan, store, only))
     with _environment(environment):
-        return _submit_slurm(plan, arrays, todo) if executor == "slurm" else _run_here(plan, store, arrays, executor)
+        if executor != "slurm":
+            return _run_here(plan, store, arrays, executor)
+        slurm.submit_arrays(plan, arrays, functools.partial(_submit_array, plan), env=os.environ)
+        return 0
 
 
-def _submit_slurm(plan: Plan, arrays: list[slurm.Array], todo: list[Any]) -> int:
-    env = os.environ
-    (plan.folder / "logs" / "slurm").mkdir(exist_ok=True)
-    with slurm.journaled(plan, env=env) as journal:
-        jobs = {array.name: _submit_array(plan, array, journal) for array in arrays}
-        slurm.wire(slurm.edges(slurm.elements_of(journal), todo), env=env)
-        collect = slurm.submit_collect(plan, jobs, journal, env=env)
-        slurm.release([collect, *reversed(jobs.values())], env=env)
-    return 0
-
-
-def _submit_array(plan: Plan, array: slurm.Array, journal: slurm.Journal) -> str:
-    journal.write(array=array.name, job=None, job_name=array.job_name)
+def _submit_array(plan: Plan, array: slurm.Array) -> slurm.Submitted:
     executor = _executor(plan, "slurm", array)
-    # submitit numbers the elements 0, 1, ... where the plan's numbers may have gaps, and makes a plain job of a single one.
-    submitted = executor.submit_array([RunElements(str(plan.folder), step.stage, (step.index,)) for step in array.steps])
-    job = submitted[0].job_id.split("_")[0]
-    journal.write(array=array.name, job=job, elements={step.name: one.job_id for step, one in zip(array.steps, submitted, strict=True)})
-    return job
-
-
-def _submit_array_here(plan: Plan, array: slurm.Array, kind: Executor) -> list[submitit.Job[str]]:
-    executor = _executor(plan, kind, array)
-    return [executor.submit(RunElements(str(plan.folder), step.stage, (step.index,))) for step in array.steps]
+    try:
+        # submitit numbers the elements 0, 1, ... where the plan's numbers may have gaps, and makes a plain job of a single one.
+        submitted = executor.submit_array([RunElements(str(plan.folder), step.stage, (step.index,)) for step in array.steps])
+    except FailedJobError as error:
+        raise slurm.SchedulerError(f"submitit could not submit {array.name}: {error}") from error
+    return submitted[0].job_id.split("_")[0], {step.name: job.job_id for step, job in zip(array.steps, submitted, strict=True)}
 
 
 def _run_here(plan: Plan, store: Store, arrays: list[slurm.Array], kind: Executor) -> int:
-    """One array after the other; steps whose inputs failed are left out."""
-    failed = 0
+    """One array after the other, dealt out to a process a core; steps whose inputs failed are left out."""
+    cores = 1 if kind == "debug" else Machine.here().cores
     for array in arrays:
         ready = [step for step in array.steps if all(store.has(name) for name in step.inputs.values())]
-        failed += len(array.steps) - len(ready)
-        if not ready:
-            continue
-        jobs = _submit_array_here(plan, slurm.Array(plan, array.name, tuple(ready), array.first), kind)
-        failed += sum(job.exception() is not None for job in jobs)
-    return 1 if failed else 0
+        num_processes = max(1, cores // slurm.resources_of(plan, array.steps[0].resource_class).cpus_per_task)
+        executor = _executor(plan, kind, array)
+        hands = [ready[i::num_processes] for i in range(min(num_processes, len(ready)))]
+        jobs = [executor.submit(RunElements(str(plan.folder), array.steps[0].stage, tuple(step.index for step in hand))) for hand in hands]
+        for job in jobs:
+            job.exception()  # Waits. What became of each step is in the store.
+    return 0 if all(store.has(step.name) for array in arrays for step in array.steps) else 1

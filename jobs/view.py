@@ -64,13 +64,16 @@ class SweepView:
             self.live.stop()
 
     def began(self, step: PlannedStep) -> None:
+        """Show a line for the step."""
         self.at_work[step.name] = (step, {})
         self.progress.start_task(self.bars[step.stage])
 
     def progressed(self, step: PlannedStep, event: Mapping[str, Any]) -> None:
+        """Show how far it is."""
         self.at_work[step.name] = (step, event)
 
     def ended(self, step: PlannedStep, outcome: str) -> None:
+        """Count it; say at once if it failed."""
         self.at_work.pop(step.name, None)
         self.ended_steps[outcome] += 1
         if outcome == "done":
@@ -82,6 +85,7 @@ class SweepView:
             self.console.print(Text(f"{step.name} [{step.stage}-{step.index}] failed; `attrain logs {step.key}` shows why", style="red"))
 
     def tick(self) -> None:
+        """Print a line now and then where there is no terminal."""
         if self.live is None and time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
             self.console.print(self._line(), highlight=False)

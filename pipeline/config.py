@@ -14,7 +14,7 @@ from pipeline.methods.training.settings import Retraining, Training
 class RunConfig(Settings):
     """One run: one row of the results table. Each field is a parameter name of the stages that use it."""
 
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Seed of initial weights, sample order and every random choice after `prepare`; the unit of replication."""
     data: Dataset = Field(default_factory=MnistSmall)
     """Data set, with its folds."""
@@ -28,7 +28,7 @@ class RunConfig(Settings):
     """Which training samples are explained and changed."""
     augmentation: Augmentation = Field(default_factory=NoAugmentation)
     """What is done to them."""
-    rounds: int = Field(1, ge=1, le=100)
+    rounds: int = Field(default=1, ge=1, le=100)
     """How often attribute, augment and retrain follow each other; without meaning where `augmentation` is none."""
     retraining: Retraining = Field(default_factory=Retraining)
     """How the model is trained on what augmentation made."""

@@ -47,14 +47,15 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
     Raises:
         SettingsError: the experiment names a metric that no run has.
     """
+    from results.figures import figure_files
     from results.render import to_terminal
     from results.summary import incomplete_runs, summarise
-    from results.write import write_results
+    from results.write import write_files, write_results
 
     table = plan.facts["identity"]["table"]
     for metric in table["metrics"]:
         if metric not in runs:
-            if (runs["state"] == "done").any():
+            if "done" in set(runs["state"]):
                 known = [name for name in runs.columns if name.startswith(("test", "validation"))]
                 raise SettingsError(f"table.metrics: no run has {metric!r}{nearest(metric, known)}")
             runs = runs.assign(**{metric: float("nan")})
@@ -62,7 +63,10 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
     tables = Tables([], [])
     for name, part in _parts(runs, table["by"]).items():
         summary = summarise(part, metrics=table["metrics"], control=table["control"])
-        tables.paths.extend(write_results(results_folder(plan, store) / name, part, summary, meta | ({"part": name} if name else {})))
+        folder = results_folder(plan, store) / name
+        tables.paths.extend(write_results(folder, part, summary, meta | ({"part": name} if name else {})))
+        if "done" in set(part["state"]):
+            tables.paths.extend(write_files(folder, figure_files(part, metrics=table["metrics"], control=table["control"])))
         tables.rendered.extend([name] if name else [])
         tables.rendered.append(to_terminal(summary, notes=incomplete_runs(part), width=width))
     return tables
@@ -72,7 +76,10 @@ def _parts(runs: "pd.DataFrame", by: list[str]) -> dict[str, "pd.DataFrame"]:
     """{folder name: runs}, a part for each combination of values of some columns; all runs under '' without columns."""
     if not by:
         return {"": runs}
-    return {",".join(f"{column}={value}" for column, value in zip(by, values, strict=True)): part for values, part in runs.groupby(by, sort=False)}
+    parts: dict[str, pd.DataFrame] = {}
+    for _, part in runs.groupby(by, sort=False):
+        parts[",".join(f"{column}={part[column].iloc[0]}" for column in by)] = part
+    return parts
 
 
 def _commit(plan: Plan) -> str:

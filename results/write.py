@@ -9,8 +9,6 @@ Equal rows give equal bytes: nothing in them tells when, where or by whom they w
 
 import io
 import json
-import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.core.files import whole_file
 from pipeline.core.settings import canonical_json
 from results.render import to_latex, to_markdown
 from results.summary import incomplete_runs, metrics_of
@@ -59,15 +58,8 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Write each file aside, sync it, rename it to its name; paths in the order given."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        aside = folder / f".{name}.{socket.gethostname()}.{os.getpid()}.partial"
-        try:
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(folder / name)
-        finally:
-            aside.unlink(missing_ok=True)
+        with whole_file(folder / name) as file:
+            file.write(content)
     return [folder / name for name in files]
 
 

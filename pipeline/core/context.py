@@ -15,7 +15,9 @@ class StopRequested(Exception):
 class Progress(Protocol):
     """Takes how far the stage is: `progress(done, total, unit="samples", loss=0.3)`."""
 
-    def __call__(self, done: int, total: int, *, unit: str, **facts: float) -> None: ...
+    def __call__(self, done: int, total: int, *, unit: str, **facts: float) -> None:
+        """Called now and then; must be quick and must not raise."""
+        ...
 
 
 def no_progress(done: int, total: int, *, unit: str, **facts: float) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.core.files import fsync
 from pipeline.core.settings import canonical_json, plain
 from pipeline.core.step import Step
 from pipeline.core.tables import read_table, write_table
@@ -105,8 +106,9 @@ class Plan:
         Raises:
             FileNotFoundError: there is no plan in the folder.
         """
-        if not (folder / TABLE).exists():
-            raise FileNotFoundError(f"{folder} holds no {TABLE}; `attrain plan EXPERIMENT` makes a plan and prints its folder")
+        for name in (TABLE, FACTS):
+            if not (folder / name).exists():
+                raise FileNotFoundError(f"{folder} holds no {name}; `attrain plan EXPERIMENT` makes a plan and prints its folder")
         rows = read_table(folder / TABLE, PLAN).to_pylist()
         steps = tuple(PlannedStep(**{**row, **{name: json.loads(row[name]) for name in ("own", "settings", "inputs")}}) for row in rows)
         return cls(folder.resolve(), steps, json.loads((folder / FACTS).read_text()))
@@ -191,6 +193,8 @@ def write_plan(plan: Plan, *, text: str, code_root: Path, packages: Sequence[str
     aside = Path(tempfile.mkdtemp(prefix=f".{plan.folder.name}-", dir=plan.folder.parent))
     try:
         _fill(aside, plan, text=text, code_root=code_root, packages=packages)
+        for path in (*aside.rglob("*"), aside):
+            fsync(path)
         aside.rename(plan.folder)
     except OSError:
         if not (plan.folder / FACTS).exists():  # else: another submission wrote the same plan first

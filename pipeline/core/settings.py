@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -79,7 +79,7 @@ def plain(value: Any) -> JsonValue | None:
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float) and math.isfinite(value):
-        return value
+        return value + 0.0  # -0.0 equals 0.0, but is written otherwise.
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
@@ -139,22 +139,29 @@ def explain(error: ValidationError, given: Any, *, where: str) -> str:
             names = [name.strip().strip("'") for name in context["expected_tags"].split(",")]
             tag_name = context["discriminator"].strip("'")
             lines.append(f"{place}: unknown {tag_name} {context['tag']!r}{nearest(context['tag'], names)}")
+        elif problem["type"] == "union_tag_not_found":
+            lines.append(f"{place}: names no {context['discriminator']}, got {problem['input']!r}; `attrain methods` lists them")
+        elif problem["type"] in ("model_type", "model_attributes_type"):
+            lines.append(f"{place}: wanted a mapping of fields, got {problem['input']!r}")
         elif problem["type"] == "value_error":
             lines.append(f"{place}: {context['error']}")
         else:
-            lines.append(f"{place}: {problem['msg']}, got {problem['input']!r}")
+            message = problem["msg"].replace("tuple", "list").replace("Tuple", "List")  # What the file holds.
+            lines.append(f"{place}: {message}, got {problem['input']!r}")
     return "\n".join(lines)
 
 
-def _written(location: Iterable[int | str], given: Any, *, is_missing: bool) -> list[str]:
+def _written(location: Sequence[int | str], given: Any, *, is_missing: bool) -> list[str]:
     """The place as the file writes it: pydantic puts the tag of a choice between a field and what is in it."""
     parts = []
-    for part in location:
-        if isinstance(given, Mapping) and part in given:
+    for depth, part in enumerate(location, start=1):
+        if _holds(given, part):
             given = given[part]
-        elif isinstance(given, list | tuple) and isinstance(part, int):
-            given = given[part]
-        elif not is_missing:
+        elif not (is_missing and depth == len(location)):
             continue
         parts.append(str(part))
     return parts
+
+
+def _holds(given: Any, part: int | str) -> bool:
+    return part in given if isinstance(given, Mapping) else isinstance(given, list | tuple) and isinstance(part, int)

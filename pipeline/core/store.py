@@ -1,24 +1,26 @@
 """Artifacts on shared storage: STORE/<stage>/<key>/, whole once it has a record.json.
 
-Each attempt works in a folder of its own, STORE/<stage>/<key>.partial/<attempt>/: it fills `out`, which takes the final name when
-it is whole, and keeps checkpoints in `scratch`. The first attempt to finish wins and nothing is ever overwritten. `owner.json`
-beside the attempts says who is at work: {"job": SLURM job id or null, "host", "pid", "start": when the process began,
-"attempt"}; its owner touches it while it lives.
+Each attempt works in a folder of its own, STORE/<stage>/<key>.partial/<number>/: it fills `out`, which takes the final name when
+it is whole, and keeps checkpoints in `scratch`. The first attempt to finish wins and nothing is ever overwritten. `owner.json` in
+the newest attempt says who is at work: {"job": SLURM job id or null, "host", "pid", "start": when the process began}; its owner
+touches it while at work and removes it at the end. All rests on one thing: no folder can be renamed onto one that holds something.
 """
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from pipeline.core.files import fsync, sha256_of, write_text
 
 RECORD = "record.json"
 OWNER = "owner.json"
@@ -49,11 +51,11 @@ class Owner:
     host: str
     pid: int
     start: str
-    attempt: str
 
     @classmethod
-    def this_process(cls, attempt: str) -> "Owner":
-        return cls(job=slurm_task(), host=socket.gethostname(), pid=os.getpid(), start=_process_start(os.getpid()) or "", attempt=attempt)
+    def this_process(cls) -> "Owner":
+        """What an owner file says of us."""
+        return cls(job=slurm_task(), host=socket.gethostname(), pid=os.getpid(), start=_process_start(os.getpid()) or "")
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}" + (f" (job {self.job})" if self.job else "")
@@ -88,30 +90,6 @@ def _start_without_proc(pid: int) -> str | None:
     return "unknown"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all: aside, fsync, rename."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @dataclass(frozen=True, slots=True)
 class Store:
     """The folder that all artifacts of all experiments lie in."""
@@ -134,13 +112,15 @@ class Store:
         """The record of a whole artifact.
 
         Raises:
-            StoreError: the record is not JSON, or of another step.
+            StoreError: the record is not JSON, names no files, or is of another step.
         """
         path = self.folder(name) / RECORD
         try:
             record = json.loads(path.read_text())
         except ValueError as error:
             raise StoreError(f"{path} is not JSON ({error}); remove {path.parent} and submit again to make it anew") from error
+        if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
+            raise StoreError(f"{path} names no files; remove {path.parent} and submit again to make it anew")
         if f"{record.get('stage')}/{record.get('key')}" != name:
             raise StoreError(f"{path} is the record of {record.get('stage')}/{record.get('key')}; remove {path.parent} and submit again")
         return record
@@ -153,9 +133,8 @@ class Store:
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            probe = self.root / f".probe.{os.getpid()}"
-            probe.write_text("")
-            probe.unlink()
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe-") as probe:
+                probe.write(b"written")
         except OSError as error:
             raise StoreError(
                 f"the store {self.root} can not be written ({error.strerror}); set ATTRAIN_STORE to a folder that can"
@@ -192,25 +171,27 @@ class Store:
                 wrong.append(f"{path} has another sha256 than its record says")
         return wrong
 
-    def owner(self, name: str) -> Owner | None:
-        """The live owner of a step; None if nobody is at work on it."""
-        path = self.partial(name) / OWNER
-        try:
-            owner = Owner(**json.loads(path.read_text()))
-            touched = path.stat().st_mtime
-        except (OSError, ValueError, TypeError):
-            return None
-        if owner.host == socket.gethostname():
-            return owner if _process_start(owner.pid) == owner.start else None
-        if owner.job is not None and owner.job == slurm_task():
-            return None  # An earlier attempt of this very element: SLURM runs an element only once.
-        return owner if _now_of(path.parent) - touched < SILENCE_S else None
-
     def names(self) -> Iterator[str]:
         """The names of all whole artifacts, sorted."""
         for record in sorted(self.root.glob(f"*/*/{RECORD}")):
-            if not record.parent.suffix:
-                yield f"{record.parent.parent.name}/{record.parent.name}"
+            yield f"{record.parent.parent.name}/{record.parent.name}"
+
+    def attempts(self, name: str) -> list["Attempt"]:
+        """The attempts at a step that is not whole yet, newest first."""
+        numbers = sorted((int(path.name) for path in self.partial(name).glob("*") if path.name.isdigit()), reverse=True)
+        return [Attempt(store=self, name=name, number=number) for number in numbers]
+
+    def owner(self, name: str) -> Owner | None:
+        """The live owner of a step; None if nobody is at work on it."""
+        return next((attempt.owner for attempt in self.attempts(name)[:1]), None)
+
+    def failure(self, name: str) -> dict[str, Any] | None:
+        """Why the newest attempt at a step failed: {"exit_code", "error", "log", ...}; None if it did not, or none was made."""
+        return next((_read_json(attempt.folder / FAILURE) for attempt in self.attempts(name)[:1]), None)
+
+    def progress(self, name: str) -> dict[str, Any] | None:
+        """How far the newest attempt at a step is: {"done", "total", "unit", ...}; None if it has not said."""
+        return next((_read_json(attempt.folder / PROGRESS) for attempt in self.attempts(name)[:1]), None)
 
     @contextlib.contextmanager
     def attempt(self, name: str) -> Iterator["Attempt"]:
@@ -218,36 +199,63 @@ class Store:
 
         Raises:
             OwnedError: another live process is at work on the step.
-            StoreError: the folder can not be made.
+            StoreError: the folder can not be made, or the artifact's place is taken.
         """
-        partial = self.partial(name)
-        label = f"{time.strftime('%Y%m%dT%H%M%S')}-{slurm_task() or 'local'}-{os.getpid()}"
+        if self.folder(name).exists() and not self.has(name):
+            raise StoreError(f"{self.folder(name)} is there, but has no {RECORD}; remove it, then run the same command again")
         try:
-            partial.mkdir(parents=True, exist_ok=True)
-            _claim(self, name, Owner.this_process(label))
-            earlier = tuple(sorted(partial.glob("*/scratch"), reverse=True))
-            attempt = Attempt(store=self, name=name, label=label, earlier=earlier)
-            attempt.scratch.mkdir(parents=True)
-            attempt.out.mkdir()
+            attempt = self._claim(name)
         except OSError as error:
             raise StoreError(
-                f"{partial} can not be written ({error.strerror}); check space and permissions, then run the same command again"
+                f"{self.partial(name)} can not be written ({error.strerror}); check space and permissions, then run the same command again"
             ) from error
-        with _heartbeat(partial / OWNER):
+        with _heartbeat(attempt.folder / OWNER):
             try:
                 yield attempt
             finally:
-                _release(partial, label)
+                with contextlib.suppress(OSError):
+                    (attempt.folder / OWNER).unlink(missing_ok=True)
+                    if self.has(name):
+                        shutil.rmtree(self.partial(name), ignore_errors=True)
 
-    def failure(self, name: str) -> dict[str, Any] | None:
-        """Why the newest attempt at a step failed: {"exit_code", "error", "log", ...}; None if it did not, or none was made."""
-        attempts = sorted(path for path in self.partial(name).glob("*") if path.is_dir())
-        return _read_json(attempts[-1] / FAILURE) if attempts else None
+    def _claim(self, name: str) -> "Attempt":
+        """Become the owner of a step that has no live one, by taking the number after the newest attempt's."""
+        newest = next((attempt.number for attempt in self.attempts(name)), 0)
+        # Numbers only grow: that one attempt was found dead can not take the step from the owner of a later one.
+        for number in range(newest, newest + 100):
+            if (owner := Attempt(store=self, name=name, number=number).owner) is not None:
+                raise OwnedError(f"{name} is being made by {owner}; wait for it, or end that process")
+            attempt = Attempt(store=self, name=name, number=number + 1)
+            # Whoever has just published the step removes the folder that ours would lie in: once more.
+            with contextlib.suppress(FileNotFoundError):
+                if _make_attempt(attempt):
+                    return attempt
+        raise StoreError(f"{self.partial(name)} changed hands a hundred times; is something deleting files in the store?")
 
-    def progress(self, name: str) -> dict[str, Any] | None:
-        """How far the newest attempt at a step is: {"done", "total", "unit", ...}; None if it has not said."""
-        attempts = sorted(path for path in self.partial(name).glob("*") if path.is_dir())
-        return _read_json(attempts[-1] / PROGRESS) if attempts else None
+
+def _make_attempt(attempt: "Attempt") -> bool:
+    """Make the folder of an attempt, owner and all, and give it its name; False if another has that number."""
+    partial = attempt.folder.parent
+    partial.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=partial))
+    try:
+        (new / attempt.out.name).mkdir()
+        (new / attempt.scratch.name).mkdir()
+        write_text(new / OWNER, json.dumps(asdict(Owner.this_process())))
+        return _rename_folder(new, attempt.folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _rename_folder(folder: Path, target: Path) -> bool:
+    """Rename a folder; False if there is one at the target already that holds something."""
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -258,51 +266,12 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _now_of(folder: Path) -> float:
-    """The time by the clock of the folder's file system, which is the one that stamps files."""
-    probe = folder / f".now.{os.getpid()}"
-    probe.write_text("")
+    """The time by the clock of the folder's file system, which is the one that stamps files; ours where nothing can be written."""
     try:
-        return probe.stat().st_mtime
-    finally:
-        probe.unlink(missing_ok=True)
-
-
-def _claim(store: Store, name: str, mine: Owner) -> None:
-    """Become the owner, taking over from a dead one; os.link makes exactly one of several claimants win."""
-    path = store.partial(name) / OWNER
-    aside = path.with_name(f".owner.{mine.attempt}")
-    write_text(aside, json.dumps({slot: getattr(mine, slot) for slot in Owner.__slots__}))
-    try:
-        for _ in range(100):
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, path)
-                return
-            if (other := store.owner(name)) is not None:
-                raise OwnedError(f"{name} is being made by {other}; wait for it, or end that process")
-            _remove_dead(path, mine.attempt)
-    finally:
-        aside.unlink(missing_ok=True)
-    raise StoreError(f"{path} changed hands a hundred times; is something deleting files in the store?")
-
-
-def _remove_dead(path: Path, label: str) -> None:
-    """Move a dead owner's file away; if a live one took over in between, put that back."""
-    dead = _read_json(path)
-    moved = path.with_name(f".dead.{label}")
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(moved)
-        if _read_json(moved) != dead:
-            with contextlib.suppress(FileExistsError):
-                os.link(moved, path)
-        moved.unlink()
-
-
-def _release(partial: Path, label: str) -> None:
-    """Give up ownership, unless another has taken over, and the folder where nothing is left in it."""
-    with contextlib.suppress(OSError):
-        if (_read_json(partial / OWNER) or {}).get("attempt") == label:
-            (partial / OWNER).unlink()
-        partial.rmdir()
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 @contextlib.contextmanager
@@ -330,14 +299,13 @@ class Attempt:
 
     store: Store
     name: str
-    label: str
-    earlier: tuple[Path, ...] = field(default=())
-    """Scratch folders of earlier attempts, newest first."""
+    number: int
+    """Counts the attempts at the step, from 1."""
 
     @property
     def folder(self) -> Path:
         """All that belongs to this attempt."""
-        return self.store.partial(self.name) / self.label
+        return self.store.partial(self.name) / f"{self.number:04d}"
 
     @property
     def out(self) -> Path:
@@ -349,6 +317,26 @@ class Attempt:
         """For checkpoints; it goes when the artifact is published."""
         return self.folder / "scratch"
 
+    @property
+    def earlier(self) -> tuple[Path, ...]:
+        """Scratch folders of earlier attempts, newest first."""
+        return tuple(attempt.scratch for attempt in self.store.attempts(self.name) if attempt.number < self.number)
+
+    @property
+    def owner(self) -> Owner | None:
+        """The process that is at work on it; None if it ended, or died."""
+        path = self.folder / OWNER
+        try:
+            owner = Owner(**json.loads(path.read_text()))
+            touched = path.stat().st_mtime
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        if owner.host == socket.gethostname():
+            return owner if _process_start(owner.pid) == owner.start else None
+        if owner.job is not None and owner.job == slurm_task():
+            return None  # An earlier attempt of this very element: SLURM runs an element only once.
+        return owner if _now_of(self.folder) - touched < SILENCE_S else None
+
     def publish(self, facts: Mapping[str, Any]) -> bool:
         """Make `out` the artifact: hash, record, fsync, rename. False if another attempt was first, which is as good.
 
@@ -356,30 +344,28 @@ class Attempt:
             StoreError: the disk is full or can not be written; the attempt's checkpoints stay.
         """
         stage, key = self.name.split("/")
-        files = sorted(path for path in self.out.rglob("*") if path.is_file())
+        target = self.store.folder(self.name)
         try:
-            record = {"stage": stage, "key": key, "attempt": self.label, **facts}
-            record["files"] = {str(path.relative_to(self.out)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
-            for path in files:
-                _fsync(path)
+            found = sorted(self.out.rglob("*"))
+            files = {
+                str(path.relative_to(self.out)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+                for path in found
+                if path.is_file()
+            }
+            for path in found:
+                fsync(path)
+            record = {**facts, "stage": stage, "key": key, "attempt": self.number, "files": files}
             write_text(self.out / RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
-            _fsync(self.out)
-            first = self._rename()
-            _fsync(self.store.folder(self.name).parent)
+            fsync(self.out)
+            first = _rename_folder(self.out, target)
+            fsync(target.parent)
+            fsync(self.store.root)
         except OSError as error:
+            if self.store.has(self.name):
+                return False
             raise StoreError(
                 f"{self.name} can not be published ({error.strerror}); check space and permissions, then run the same command again"
             ) from error
-        for attempt in self.store.partial(self.name).iterdir():
-            if attempt.is_dir():
-                shutil.rmtree(attempt, ignore_errors=True)
+        if not first and not self.store.has(self.name):
+            raise StoreError(f"{self.name} can not be published: {target} has no {RECORD}; remove it, then run the same command again")
         return first
-
-    def _rename(self) -> bool:
-        try:
-            self.out.rename(self.store.folder(self.name))
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and self.store.has(self.name):
-                return False
-            raise
-        return True

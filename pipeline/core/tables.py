@@ -78,10 +78,9 @@ CONFUSION = pa.schema(
 """What `evaluate` writes beside the predictions: every pair of classes, zero counts too."""
 
 
-def write_table(path: Path, columns: Mapping[str, Any] | pa.Table, schema: pa.Schema) -> pa.Table:
-    """Write columns (arrays by name) or a table as Parquet with just this schema, sorted by sample_id where it has one."""
-    given = columns if isinstance(columns, pa.Table) else pa.table(dict(columns))
-    table = given.select(schema.names).cast(schema)
+def write_table(path: Path, columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    """Write columns (arrays by name) as Parquet with just this schema, sorted by sample_id where it has one."""
+    table = pa.table(dict(columns)).select(schema.names).cast(schema)
     if "sample_id" in schema.names:
         table = table.sort_by("sample_id")
     pq.write_table(table, path)
@@ -96,12 +95,11 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """
     try:
         table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise TableError(
             f"{path} cannot be read as Parquet ({error}); run `attrain verify`, then remove its folder and run the step again"
         ) from error
     if not table.schema.equals(schema):
-        raise TableError(
-            f"{path}: wanted columns {schema.to_string(show_field_metadata=False)!r}, got {table.schema.to_string(show_field_metadata=False)!r}"
-        )
+        wanted, got = (given.to_string(show_field_metadata=False) for given in (schema, table.schema))
+        raise TableError(f"{path}: wanted columns {wanted!r}, got {got!r}")
     return table

@@ -8,7 +8,7 @@ evaluate:  predictions.parquet (PREDICTIONS), confusion.parquet (CONFUSION), met
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +50,7 @@ def write_json(path: Path, value: Any) -> None:
 class DatasetFacts:
     """dataset.json: what holds of all samples."""
 
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, int, int]
     """(C, H, W)."""
     class_names: tuple[str, ...]
     mean_C: tuple[float, ...]
@@ -60,9 +60,11 @@ class DatasetFacts:
 
     @property
     def num_classes(self) -> int:
+        """K."""
         return len(self.class_names)
 
     def write(self, folder: Path) -> None:
+        """Write dataset.json."""
         write_json(folder / "dataset.json", asdict(self))
 
 
@@ -74,6 +76,7 @@ class Prepared:
 
     @cached_property
     def facts(self) -> DatasetFacts:
+        """What dataset.json says."""
         given = json.loads((self.folder / "dataset.json").read_text())
         return DatasetFacts(**{name: tuple(value) for name, value in given.items()})
 
@@ -108,7 +111,7 @@ def fresh_network(model: Model, prepared: Prepared, *, seed: int, device: str) -
     return model.build(input_shape=prepared.facts.input_shape, num_classes=prepared.facts.num_classes).to(device)
 
 
-def write_model(folder: Path, model: "nn.Module", *, settings: Model, facts: DatasetFacts, history: list[Mapping[str, Any]]) -> None:
+def write_model(folder: Path, model: "nn.Module", *, settings: Model, facts: DatasetFacts, history: Sequence[Mapping[str, Any]]) -> None:
     """Weights and what is needed to build the network again."""
     from safetensors.torch import save_file
 

@@ -46,7 +46,7 @@ def run(evaluation: Evaluation, *, inputs: Mapping[str, Path], out: Path, contex
         write_json(out / "metrics.json", metrics)
 
 
-def _predictions(split: str, ids_N: NDArray[np.int64], labels_N: NDArray[np.int32], judged: Columns) -> Columns:
+def _predictions(split: str, ids_N: NDArray[np.int64], labels_N: NDArray[np.int64], judged: Columns) -> Columns:
     probabilities_NK = judged["probabilities"]
     return {
         "sample_id": ids_N,
@@ -58,7 +58,7 @@ def _predictions(split: str, ids_N: NDArray[np.int64], labels_N: NDArray[np.int3
     }
 
 
-def _confusion(split: str, probabilities_NK: NDArray[np.float64], labels_N: NDArray[np.int32]) -> Columns:
+def _confusion(split: str, probabilities_NK: NDArray[np.float64], labels_N: NDArray[np.int64]) -> Columns:
     counts_KK = confusion_KK(probabilities_NK, labels_N)
     label, prediction = np.indices(counts_KK.shape)
     return {"split": np.full(counts_KK.size, split), "label": label.ravel(), "prediction": prediction.ravel(), "count": counts_KK.ravel()}

@@ -57,7 +57,8 @@ def training_set(prepared: Prepared, augment: Path) -> tuple[ImageSet, int, int]
     foreign = np.setdiff1d(sources_A, train.sample_ids_N)
     if len(foreign):
         raise ValueError(
-            f"{augment} holds samples made from {len(foreign)} that are no training samples, such as sample_id {foreign[0]}; remove it and submit again"
+            f"{augment} holds samples made from {len(foreign)} that are no training samples, such as sample_id {foreign[0]}; "
+            "remove it and submit again"
         )
     extra = about["num_attributed"] if about["mode"] == "append" and not len(sources_A) else 0
     if not len(sources_A):

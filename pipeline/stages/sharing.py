@@ -1,5 +1,7 @@
 """Work on samples shared among the ranks of a step: each takes a contiguous part, and the parts are put together in order."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,22 @@ def gather_columns(
     return whole
 
 
+def _reserve(path: Path) -> None:
+    """Take the disk space of a mapped file now: on a full disk a write into the mapping would kill the process (SIGBUS).
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # Not every file system can.
+                raise
+
+
 class SharedArray:
     """One .npy file whose rows the ranks fill together, each its contiguous part, without holding it in memory.
 
@@ -77,7 +95,9 @@ class SharedArray:
             with path.open("wb") as file:
                 np.save(file, np.empty(shape, self.dtype), allow_pickle=False)
             return np.empty(shape, self.dtype)
-        return np.lib.format.open_memmap(path, mode="w+", dtype=self.dtype, shape=shape)
+        rows = np.lib.format.open_memmap(path, mode="w+", dtype=self.dtype, shape=shape)
+        _reserve(path)
+        return rows
 
     def close(self) -> None:
         """Put the parts together; after it the file is whole for every rank."""

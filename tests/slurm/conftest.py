@@ -1,16 +1,22 @@
-"""A real two-node SLURM on this machine, from Debian's packages, started once for the tests that need it."""
+"""A real two-node SLURM on this machine, from Debian's packages, started once for the tests that need it; and its users."""
 
+import contextlib
+import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent / "cluster"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
@@ -73,6 +79,19 @@ class Cluster:
                 raise TimeoutError(f"not ended after {timeout_s} s: {left}")
             time.sleep(0.2)
 
+    def wait_until(self, reached: Callable[[], bool], timeout_s: float = 90) -> None:
+        """Wait until something is so, asked every so often."""
+        deadline = time.monotonic() + timeout_s
+        while not reached():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not so after {timeout_s} s; the queue: {self.squeue('--states=all')}")
+            time.sleep(0.2)
+
+    def empty(self) -> None:
+        """Cancel all jobs."""
+        self.run("scancel", "--quiet", "--me")
+        self.wait_until(lambda: not self.squeue())
+
     def node(self, action: str, name: str) -> None:
         """'lose', 'crash' or 'start' the node 'node1' or 'node2'."""
         self.run(SCRIPTS / "node.sh", self.folder, action, name)
@@ -104,3 +123,122 @@ def cluster() -> Iterator[Cluster]:
         if (folder / "run").is_dir():
             subprocess.run([SCRIPTS / "down.sh", "--delete", folder], check=True, timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody at the login node, with a checkout of the project and a store of their own."""
+
+    cluster: Cluster
+    checkout: Path
+    store: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of every command; tests of one machine need the same python everywhere."""
+        path = f"{Path(sys.executable).parent}:{self.cluster.env['PATH']}"
+        kept = {name: value for name, value in self.cluster.env.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return kept | {"PATH": path, "ATTRAIN_STORE": str(self.store), "COLUMNS": "200"}
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Start `attrain` with some arguments and leave it to itself; standard error goes with standard output."""
+        command = [sys.executable, "-m", "jobs", *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=self.checkout,
+            env=self.env | variables,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def attrain(self, *arguments: str, code: int = 0, timeout_s: float = 120) -> str:
+        """What `attrain` prints; fails unless it ends with the code."""
+        printed, _ = (process := self.start(*arguments)).communicate(timeout=timeout_s)
+        assert process.returncode == code, printed
+        return printed
+
+    def sbatch(self, *arguments: str, **variables: str) -> str:
+        """Submit a job that prints into the store's folder; its id."""
+        command = ["sbatch", "--parsable", f"--output={self.store.parent}/%j.log", *arguments]
+        done = subprocess.run(command, cwd=self.checkout, env=self.env | variables, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def plan(self, experiment: str) -> Path:
+        """The folder of an experiment's only plan."""
+        (folder,) = (self.store / "plans").glob(f"{experiment}-*")
+        return folder
+
+    def submissions(self, experiment: str) -> list[dict[str, str]]:
+        """{array: job id} of every submission, oldest first."""
+        journals = sorted((self.plan(experiment) / "submissions").glob("*.jsonl"))
+        entries = ([json.loads(line) for line in journal.read_text().splitlines()] for journal in journals)
+        return [{entry["array"]: entry["job"] for entry in journal if entry.get("job")} for journal in entries]
+
+    def wait(self, experiment: str, timeout_s: float = 240) -> dict[str, str]:
+        """Wait until all jobs of an experiment have ended; their states by 'A_t'."""
+        return self.cluster.wait(*(job for jobs in self.submissions(experiment) for job in jobs.values()), timeout_s=timeout_s)
+
+    def states(self, experiment: str, *, code: int = 0) -> dict[str, dict[str, int]]:
+        """{stage: {state: number of steps}} as `attrain status` shows them."""
+        _, header, *lines = self.attrain("status", experiment, code=code).splitlines()
+        columns = {match.end(): match.group() for match in re.finditer(r"\S+", header)}
+        rows = [line for line in lines if re.fullmatch(r"[a-z]+ [ \d]+", line)]
+        numbers = {row.split()[0]: {columns[m.end()]: int(m.group()) for m in re.finditer(r"\d+", row)} for row in rows}
+        return {stage: {state: number for state, number in found.items() if state != "steps"} for stage, found in numbers.items()}
+
+    def reasons(self, experiment: str, *, code: int = 0) -> dict[str, tuple[str, str]]:
+        """{'pretrain-3': (state, reason)} of every step that `attrain status` has a line for."""
+        lines = self.attrain("status", "--all", experiment, code=code).splitlines()
+        found = (re.fullmatch(r" *([a-z]+)  [0-9a-f]{16}  (\w+-\d+)(?: .*?)?(?: \(job \S+\))?: (.*)", line.rstrip()) for line in lines)
+        return {match.group(2): (match.group(1), match.group(3)) for match in found if match}
+
+    def results(self, experiment: str) -> pd.DataFrame:
+        """The table of runs, but for what they cost."""
+        folder = self.store / "results" / experiment
+        runs, text = pd.read_parquet(folder / "results.parquet"), pd.read_csv(folder / "results.csv", dtype=str, keep_default_na=False)
+        assert list(text.columns) == list(runs.columns)
+        return pd.concat([runs, text.add_prefix("csv:")], axis=1).drop(columns=[c for c in [*runs, *("csv:" + runs.columns)] if "cost." in c])
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The code that is tested, in a folder of its own: what is edited meanwhile does not become another plan."""
+    folder = tmp_path_factory.mktemp("a checkout")
+    for name in ("pipeline", "jobs", "results", "sbatch"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def new_user(cluster: Cluster, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], User]]:
+    """Makes users; what is still in the queue when the module is done is cancelled."""
+
+    def make() -> User:
+        return User(cluster, checkout, tmp_path_factory.mktemp("a user") / "the store")
+
+    yield make
+    cluster.empty()
+
+
+@pytest.fixture
+def user(cluster: Cluster, new_user: Callable[[], User]) -> Iterator[User]:
+    """A user alone on the cluster: whatever is in the queue when the test is done is cancelled."""
+    yield new_user()
+    cluster.empty()
+
+
+@pytest.fixture
+def closed(cluster: Cluster) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """`with closed():` nothing in the queue starts meanwhile."""
+
+    @contextlib.contextmanager
+    def close() -> Iterator[None]:
+        cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+        try:
+            yield
+        finally:
+            cluster.run("scontrol", "update", "PartitionName=main", "State=UP")
+
+    return close

@@ -17,8 +17,11 @@ class RandomControl(Settings):
     """Standard normal noise that depends on the sample's stream alone (a control as in Adebayo et al. 2018, arXiv:1810.03292)."""
 
     complete: ClassVar[bool] = False
-    baseline: ClassVar[None] = None
     method: Literal["random"] = "random"
+
+    @property
+    def baseline(self) -> None:
+        """It compares an input with nothing."""
 
     def __call__(
         self,

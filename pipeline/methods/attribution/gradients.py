@@ -41,8 +41,11 @@ class Gradient(Settings):
     """Signed gradient of the target logit (Baehrens et al. 2010, arXiv:0912.1128)."""
 
     complete: ClassVar[bool] = False
-    baseline: ClassVar[None] = None
     method: Literal["gradient"] = "gradient"
+
+    @property
+    def baseline(self) -> None:
+        """It compares an input with nothing."""
 
     def __call__(
         self,
@@ -61,8 +64,11 @@ class Saliency(Settings):
     """Size of the gradient of the target logit (Simonyan et al. 2013, arXiv:1312.6034)."""
 
     complete: ClassVar[bool] = False
-    baseline: ClassVar[None] = None
     method: Literal["saliency"] = "saliency"
+
+    @property
+    def baseline(self) -> None:
+        """It compares an input with nothing."""
 
     def __call__(
         self,
@@ -81,8 +87,11 @@ class InputXGradient(Settings):
     """Input times gradient of the target logit (Shrikumar et al. 2016, arXiv:1605.01713); the input is the normalised one."""
 
     complete: ClassVar[bool] = False
-    baseline: ClassVar[None] = None
     method: Literal["input_x_gradient"] = "input_x_gradient"
+
+    @property
+    def baseline(self) -> None:
+        """It compares an input with nothing."""
 
     def __call__(
         self,

@@ -33,7 +33,7 @@ class IntegratedGradients(Settings):
 
     complete: ClassVar[bool] = True
     method: Literal["integrated_gradients"] = "integrated_gradients"
-    num_steps: int = Field(32, ge=1)
+    num_steps: int = Field(default=32, ge=1)
     """Points on the line, by the midpoint rule: the gradient is taken at (j + 1/2) / num_steps of the way."""
     baseline: Literal["black", "mean"] = "black"
     """Where the line starts: an image of pixels 0, or one of the training images' mean pixel, channel by channel."""

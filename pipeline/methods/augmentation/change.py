@@ -61,7 +61,7 @@ class Replace(Settings):
 
     makes_samples: ClassVar[bool] = True
     needs_training: ClassVar[bool] = True
-    fraction: float = Field(0.1, gt=0, le=1)
+    fraction: float = Field(default=0.1, gt=0, le=1)
     """Share of an image's pixels that are replaced, in (0, 1]; at least one pixel is."""
     value: Literal["zero", "mean", "min", "max", "noise"] = "mean"
     """What they become, channel by channel: 0, or the image's own mean, least or greatest value, or uniform between these two."""

@@ -2,7 +2,6 @@
 
 N = samples.
 """
-# ruff: noqa: A002 (round is this project's word for a pass of attribute, augment, retrain)
 
 import math
 from typing import Annotated, Literal, Protocol

@@ -14,11 +14,11 @@ MetricName = Literal["accuracy", "top_k", "macro_f1", "nll", "ece"]
 class Evaluation(Settings):
     """Which metrics are computed, and how."""
 
-    metrics: tuple[MetricName, ...] = Field(("accuracy", "top_k", "macro_f1", "nll", "ece"), min_length=1)
+    metrics: tuple[MetricName, ...] = Field(default=("accuracy", "top_k", "macro_f1", "nll", "ece"), min_length=1)
     """Names of the metrics, one result column each for every split."""
-    top_k: int = Field(3, ge=1)
+    top_k: int = Field(default=3, ge=1)
     """Classes among which `top_k` looks for the label."""
-    ece_bins: int = Field(15, ge=1)
+    ece_bins: int = Field(default=15, ge=1)
     """Bins of equal width, for `ece`."""
 
     def __call__(self, probabilities_NK: Probabilities, label_N: Labels) -> dict[str, float]:

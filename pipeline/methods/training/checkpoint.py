@@ -5,7 +5,6 @@ Written aside, synced and renamed; the newest two of a folder stay.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.context import Context
+from pipeline.core.files import fsync, whole_file
 from pipeline.methods.lazy import torch
 
 PATTERN = "checkpoint-*.pt"
@@ -30,28 +30,12 @@ def save(folder: Path, content: dict[str, Any], *, step: int) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"checkpoint-{step:09d}.pt"
-    aside = path.with_suffix(".partial")
-    try:
-        with aside.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    _sync_folder(folder)
+    with whole_file(path) as file:
+        torch.save(content, file)
+    fsync(folder)
     for old in sorted(folder.glob(PATTERN))[:-NUM_KEPT]:
         old.unlink()
     return path
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the new name survive a power cut too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read(path: Path) -> dict[str, Any]:

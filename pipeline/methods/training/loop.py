@@ -94,7 +94,7 @@ def train(
     settings: Training,
     *,
     seed: int,
-    round: int,  # noqa: A002 - the word for it everywhere
+    round: int,
     context: Context,
     validation: ImageSet | None = None,
     extra_per_epoch: int = 0,

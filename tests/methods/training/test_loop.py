@@ -247,9 +247,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_never_a_checkpoint(tmp_path):
     model = network()
     with torch.no_grad():
         model[-1].bias[0] = float("nan")
-    with pytest.raises(
-        NonFiniteLossError, match=r"loss became nan at step 1 of 12 \(learning rate 0.05, float32\); set"
-    ):
+    with pytest.raises(NonFiniteLossError, match=r"loss became nan at step 1 of 12 \(learning rate 0.05, float32\); set"):
         trained(model=model, context=Context(scratch=tmp_path, checkpoint_every_s=0.0))
     assert not list(tmp_path.glob("checkpoint-*"))
 

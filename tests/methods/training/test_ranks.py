@@ -1,5 +1,6 @@
 """Two gloo ranks do what one rank does: the same batches, weights up to rounding, one stop, one error."""
 
+import gc
 import os
 from dataclasses import replace
 from datetime import timedelta
@@ -14,7 +15,7 @@ from torch.testing import assert_close
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.ranks import Ranks
 from pipeline.methods.training.data import ImageSet
-from pipeline.methods.training.ddp import any_rank, barrier, broadcast_text, sum_over_ranks
+from pipeline.methods.training.ddp import any_rank, barrier, broadcast_text, import_ddp, sum_over_ranks
 from pipeline.methods.training.loop import NonFiniteLossError, train
 from pipeline.methods.training.settings import Training
 
@@ -70,20 +71,27 @@ def outcome_of_divergence(context):
 def on_rank(rank, folder):
     """All that is tried on two ranks; what each found lies in a file afterwards."""
     torch.set_num_threads(1)
-    ranks = Ranks(rank=rank, world_size=2)
-    init = {"rank": rank, "world_size": 2, "timeout": timedelta(seconds=60)}
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", **init)
-    context = Context(ranks=ranks)
-    found = {name: trained(name, context) for name in SETTINGS}
-    found["stop"], found["resumed"] = outcome_of_stop(context, Path(folder) / "scratch")
-    found["divergence"] = outcome_of_divergence(context)
-    found["text"] = broadcast_text("f\u00fcr alle" if rank == 0 else "not this", ranks)
-    found["nothing"] = broadcast_text(None, ranks)
-    found["sum"] = sum_over_ranks([1.0, float(rank)], ranks)
-    found["flags"] = [any_rank(flag, ranks) for flag in (False, rank == 1, True)]
-    barrier(ranks)
-    torch.save(found, Path(folder) / f"rank-{rank}.pt")
+    import_ddp()
+    meeting = {"init_method": f"file://{folder}/meeting", "rank": rank, "world_size": 2, "timeout": timedelta(seconds=60)}
+    torch.distributed.init_process_group("gloo", **meeting)
+    found = outcomes(Context(ranks=Ranks(rank=rank, world_size=2)), Path(folder))
     torch.distributed.destroy_process_group()
+    gc.collect()
+    found["threads"] = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    torch.save(found, Path(folder) / f"rank-{rank}.pt")
+
+
+def outcomes(context, folder):
+    ranks = context.ranks
+    found = {name: trained(name, context) for name in SETTINGS}
+    found["stop"], found["resumed"] = outcome_of_stop(context, folder / "scratch")
+    found["divergence"] = outcome_of_divergence(context)
+    found["text"] = broadcast_text("f\u00fcr alle" if ranks.is_first else "not this", ranks)
+    found["nothing"] = broadcast_text(None, ranks)
+    found["sum"] = sum_over_ranks([1.0, float(ranks.rank)], ranks)
+    found["flags"] = [any_rank(flag, ranks) for flag in (False, ranks.rank == 1, True)]
+    barrier(ranks)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +150,12 @@ def test_ranks_agree_on_text_sums_and_flags(found):
         assert rank["nothing"] == ""
         assert rank["sum"] == [2.0, 1.0]
         assert rank["flags"] == [False, True, True]
+
+
+def test_no_thread_of_the_group_outlives_it(found):
+    # One that does can abort the process at its end, after all work was done.
+    for rank in found[0]:
+        assert not [name for name in rank["threads"] if "gloo" in name]
 
 
 def test_one_rank_needs_no_process_group():

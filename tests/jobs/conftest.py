@@ -1,0 +1,29 @@
+"""One undisturbed sweep, for all tests that hold another against it or damage a copy of it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.support import submit, write_experiment
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """The file of the tiny experiment."""
+    return write_experiment(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny, tmp_path_factory) -> Path:
+    """The store of the tiny experiment, run without trouble, at an awkward path. Not to be changed."""
+    store = tmp_path_factory.mktemp("undisturbed") / "my [red] 'store'"
+    done = submit(tiny, store=store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return store
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path) -> Path:
+    """A copy of that store, to be changed."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "store"))

@@ -1,0 +1,85 @@
+"""What is killed, cancelled or told to stop is carried on, and `attrain status` tells the truth all the way."""
+
+import json
+import os
+import signal
+
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.slurm
+
+EXPERIMENT = """
+experiment: long
+base:
+  data: {dataset: mnist_small, num_train: 400, num_test: 100}
+  model: {model: small_cnn}
+  pretraining: {epochs: 60}
+sweep: {seed: [0, 1, 2]}
+"""
+
+
+@pytest.fixture
+def long(user):
+    path = user.store.parent / "long.yaml"
+    path.write_text(EXPERIMENT)
+    return str(path)
+
+
+def processes_at_work(user):
+    """{'A_t': process id} of the steps that are in training."""
+    owners = (json.loads(path.read_text()) for path in user.store.glob("pretrain/*.partial/owner.json"))
+    return {owner["job"]: owner["pid"] for owner in owners}
+
+
+def test_a_killed_a_cancelled_and_a_stopped_element_are_carried_on_to_the_same_tables(user, new_user, cluster, long, closed):
+    user.attrain("plan", long)
+    assert user.states("long") == {"prepare": {"planned": 1}, "pretrain": {"planned": 3}, "evaluate": {"planned": 3}}
+    with closed():
+        user.attrain("submit", long)
+        assert user.states("long") == {"prepare": {"queued": 1}, "pretrain": {"waiting": 3}, "evaluate": {"waiting": 3}}
+        queued = cluster.squeue()
+        assert "8 elements are queued or running already" in user.attrain("submit", long)
+        assert cluster.squeue() == queued
+    pretrain = user.submissions("long")[0]["pretrain-0"]
+    killed, cancelled, stopped = (f"{pretrain}_{i}" for i in range(3))
+    cluster.wait_until(lambda: len(processes_at_work(user)) == 3)
+    assert user.states("long") == {"prepare": {"done": 1}, "pretrain": {"running": 3}, "evaluate": {"waiting": 3}}
+
+    os.kill(processes_at_work(user)[killed], signal.SIGKILL)
+    cluster.run("scancel", cancelled)
+    cluster.run("scancel", "--batch", "--signal=USR2", stopped)
+    cluster.wait_until(lambda: killed not in cluster.squeue() and cancelled not in cluster.squeue())
+
+    reasons = user.reasons("long", code=1)
+    assert reasons["pretrain-0"] == ("failed", "FAILED (NonZeroExitCode)")
+    assert reasons["pretrain-1"][0] == "stopped"
+    assert {name: reason[:14] for name, (state, reason) in reasons.items() if state == "blocked"} == {
+        "evaluate-0": "needs pretrain",
+        "evaluate-1": "needs pretrain",
+    }
+    assert user.states("long", code=1)["evaluate"] == {"waiting": 1, "blocked": 2}
+    user.attrain("retry", "long")
+    assert user.submissions("long")[1].keys() == {"pretrain-0", "evaluate-0", "collect"}
+    states = user.wait("long")
+
+    assert states[stopped] == "COMPLETED"
+    assert user.states("long") == {"prepare": {"done": 1}, "pretrain": {"done": 3}, "evaluate": {"done": 3}}
+    undisturbed = new_user()
+    undisturbed.attrain("submit", long, "--backend=local")
+    pd.testing.assert_frame_equal(user.results("long"), undisturbed.results("long"), check_exact=True)
+
+
+def test_what_slurm_has_forgotten_is_told_from_the_accounting(user, cluster, long, tmp_path):
+    """squeue forgets ended jobs after a while; here it never knew them."""
+    user.attrain("submit", long, "--set", "base.pretraining.epochs=1", "--set", "base.pretraining.learning_rate=1e30")
+    user.wait("long")
+    (tmp_path / "squeue").write_text("#!/bin/sh\n")
+    (tmp_path / "squeue").chmod(0o755)
+    process = user.start("status", "long", PATH=f"{tmp_path}:{user.env['PATH']}")
+    printed, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert printed.count("NonFiniteLossError") == 3
+    assert printed.count("needs pretrain/") == 3
+    assert "lost" not in printed

@@ -1,0 +1,58 @@
+"""A step on several processes that srun started, on one node and on two."""
+
+import pytest
+from safetensors.numpy import load_file
+
+pytestmark = pytest.mark.slurm
+
+EXPERIMENT = """
+experiment: ranks
+base:
+  data: {dataset: mnist_small, num_train: 400, num_test: 100}
+  model: {model: small_cnn}
+  pretraining: {epochs: 2}
+  retraining: {epochs: 1}
+  attribution: {method: integrated_gradients, num_steps: 4}
+  selection: {rule: all}
+  augmentation: {rule: replace_top}
+"""
+WIDE = {
+    "two processes": ["--set", "resources={pretrain: {tasks_per_node: 2}, attribute: {tasks_per_node: 2}}"],
+    "two nodes": ["--set", "resources={pretrain: {nodes: 2}, attribute: {nodes: 2}}"],
+    "two nodes, submitit": ["--set", "resources={pretrain: {nodes: 2}, attribute: {nodes: 2}}", "--backend=submitit"],
+}
+
+
+@pytest.fixture(scope="module")
+def users(new_user):
+    """Who ran the experiment on one rank, and on two in several ways."""
+    made = {how: new_user() for how in ("one rank", *WIDE)}
+    path = made["one rank"].store.parent / "ranks.yaml"
+    path.write_text(EXPERIMENT)
+    for how, options in WIDE.items():
+        made[how].attrain("submit", str(path), *options)
+    made["one rank"].attrain("submit", str(path), "--backend=local")
+    return made
+
+
+def only(paths):
+    (path,) = paths
+    return path
+
+
+@pytest.mark.parametrize("how", WIDE)
+def test_two_ranks_give_the_weights_of_one(users, cluster, how):
+    user = users[how]
+    assert set(user.wait("ranks").values()) == {"COMPLETED"}
+    for stage in ("pretrain", "retrain"):
+        one = load_file(only(users["one rank"].store.glob(f"{stage}/*/model.safetensors")))
+        two = load_file(only(user.store.glob(f"{stage}/*/model.safetensors")))
+        assert one.keys() == two.keys()
+        for name, expected in one.items():
+            assert abs(two[name] - expected).max() < 1e-5, name
+
+    job = user.submissions("ranks")[0]["pretrain-0"]
+    nodes = cluster.run("sacct", "-X", "-n", "-P", "--format=NNodes", f"--jobs={job}").strip()
+    assert nodes == ("2" if "nodes" in how else "1")
+    assert '"num_processes": 2' in only(user.store.glob("pretrain/*/record.json")).read_text()
+    assert not list(user.plan("ranks").glob("meetings/*"))

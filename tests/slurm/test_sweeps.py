@@ -1,0 +1,79 @@
+"""The quickstart, cut small, gives the same tables through every back-end."""
+
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.slurm
+
+SMALLER = {
+    "base.data.base.num_train": 400,
+    "base.data.base.num_test": 200,
+    "base.pretraining.epochs": 1,
+    "base.retraining.epochs": 1,
+    "base.attribution.num_steps": 4,
+    "sweep.seed": "[0]",
+}
+CUT = [part for name, value in SMALLER.items() for part in ("--set", f"{name}={value}")]
+POISON = {"SLURM_CPU_BIND": "nonsense", "SBATCH_TIMELIMIT": "2", "SBATCH_EXCLUSIVE": "1", "SLURM_NTASKS": "3"}
+"""What a surrounding job, or a user's profile, may leave in the environment of a submission."""
+
+
+@pytest.fixture(scope="module")
+def local(new_user):
+    """Who ran the sweep on this machine."""
+    user = new_user()
+    user.attrain("submit", "quickstart", "--backend=local", *CUT)
+    return user
+
+
+@pytest.fixture(scope="module")
+def submitted(new_user, cluster):
+    """Who submitted the sweep: from a batch job in a poisoned environment, and through submitit."""
+    users = {"sbatch": new_user(), "submitit": new_user()}
+    # By its path from the checkout: under sbatch the script runs as a copy in another folder.
+    job = users["sbatch"].sbatch("sbatch/full_sweep.sbatch", "quickstart", *CUT, **POISON)
+    users["submitit"].attrain("submit", "quickstart", "--backend=submitit", *CUT)
+    assert cluster.wait(job) == {job: "COMPLETED"}
+    return users
+
+
+@pytest.mark.parametrize("how", ["sbatch", "submitit"])
+def test_the_same_tables_come_out_as_on_this_machine(submitted, local, how):
+    user = submitted[how]
+    states = user.wait("quickstart")
+
+    assert set(states.values()) == {"COMPLETED"}
+    assert len(states) == 22 + 1
+    assert set(local.results("quickstart")["state"]) == {"done"}
+    pd.testing.assert_frame_equal(user.results("quickstart"), local.results("quickstart"), check_exact=True)
+    assert {state for states in user.states("quickstart").values() for state in states} == {"done"}
+
+
+@pytest.mark.parametrize("how", ["sbatch", "submitit"])
+def test_the_environment_of_a_submission_leaks_into_no_step(submitted, cluster, how):
+    user = submitted[how]
+    user.wait("quickstart")
+    jobs = ",".join(user.submissions("quickstart")[0].values())
+    rows = cluster.run("sacct", "-X", "-n", "-P", "--format=TimelimitRaw,AllocCPUS", f"--jobs={jobs}").split()
+
+    assert set(rows) == {"UNLIMITED|1"}
+
+
+@pytest.mark.parametrize("how", ["sbatch", "submitit"])
+def test_what_a_step_printed_is_found_by_its_name(submitted, how):
+    user = submitted[how]
+    user.wait("quickstart")
+
+    assert " is done" in user.attrain("logs", "retrain-1")
+
+
+def test_the_same_command_inside_an_allocation_finds_all_done(submitted, cluster):
+    user = submitted["sbatch"]
+    user.wait("quickstart")
+    script = user.checkout / "sbatch" / "full_sweep.sbatch"
+    arguments = " ".join(f"'{argument}'" for argument in CUT)
+    job = user.sbatch("--ntasks=2", "--wrap", f"bash '{script}' quickstart {arguments}", **POISON)
+
+    assert cluster.wait(job) == {job: "COMPLETED"}
+    assert "22 steps, 22 done, 0 to run" in (user.store.parent / f"{job}.log").read_text()
+    assert len(user.submissions("quickstart")) == 1
