@@ -148,7 +148,10 @@ def submit(
 
 @app.command()
 def retry(
-    experiment: PlanArgument, backend: Annotated[Backend, typer.Option()] = "auto", store: StoreOption = STORE, data: DataOption = DATA
+    experiment: PlanArgument,
+    backend: Annotated[Backend, typer.Option(help="auto: SLURM where it answers, else this machine.")] = "auto",
+    store: StoreOption = STORE,
+    data: DataOption = DATA,
 ) -> None:
     """Run again what failed or was lost of a plan, and what waits for it; leaves alone what is queued or at work."""
     from jobs.launch import relaunch

@@ -76,6 +76,8 @@ class Worker:
 
     process: subprocess.Popen[bytes]
     ready: bool = False
+    leaving: bool = False
+    """It was asked to stop, and takes no more steps."""
     step: PlannedStep | None = None
     cores: int = 0
     gpu: int | None = None
@@ -84,7 +86,7 @@ class Worker:
     @property
     def idle(self) -> bool:
         """Whether it waits for a step."""
-        return self.ready and self.step is None
+        return self.ready and not self.leaving and self.step is None
 
     def send(self, step: PlannedStep, *, cores: int, gpu: int | None) -> None:
         """Have it run a step."""
@@ -225,7 +227,7 @@ class LocalSweep:
         step = worker.step
         if step is None:
             return
-        worker.step = None
+        worker.step, worker.leaving = None, code == REQUEUE
         self.free_cores += worker.cores
         if worker.gpu is not None:
             self.free_gpus.append(worker.gpu)

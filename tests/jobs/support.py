@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {
     "base": {
         "data": {"dataset": "mnist_small", "num_train": 160, "num_test": 60},
         "model": {"model": "mlp", "hidden": [16]},
-        "pretraining": {"epochs": 200},
+        "pretraining": {"epochs": 100},
         "attribution": {"method": "gradient"},
         "selection": {"rule": "worst", "fraction": 0.5},
         "retraining": {"epochs": 2},
@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     },
     "table": {"control": "same compute"},
 }
-"""6 runs, 19 steps; pretraining is long enough, about a second, to be disturbed."""
+"""6 runs, 19 steps; pretraining is long enough to be disturbed."""
 NUM_STEPS = 19
 
 

@@ -79,6 +79,7 @@ def test_the_same_command_again_runs_nothing_and_loads_no_torch(tiny, undisturbe
     assert record_times(undisturbed) == before
 
 
+@pytest.mark.slow
 def test_a_changed_setting_makes_only_what_depends_on_it(tiny, finished):
     before = record_times(finished)
     done = submit(tiny, "--set", "base.evaluation.top_k=2", store=finished)
@@ -129,6 +130,7 @@ def test_a_worker_killed_in_training_fails_one_step_and_the_same_command_continu
     assert_equal_tables(store, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_asked_to_stop_gives_its_step_back(tiny, undisturbed, tmp_path):
     store = tmp_path / "store"
     with submitting(tiny, store=store) as process:
@@ -181,6 +183,7 @@ def test_two_submissions_at_once_both_end_well_and_make_each_step_once(tiny, und
     assert_equal_tables(store, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_blocks_only_what_needs_it(tmp_path):
     arms = [{"arm": "good"}, {"arm": "diverging", "pretraining": {"learning_rate": 1e30}}]
     experiment = write_experiment(tmp_path, sweep={"list": arms}, base=tiny_base(augmentation={"rule": "replace_top"}), table={})
@@ -223,6 +226,7 @@ def test_a_truncated_artifact_is_named_and_the_same_command_continues_once_it_is
     assert_equal_tables(finished, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_truncated_final_artifact_is_no_result(tiny, undisturbed, finished):
     damaged = steps_of("evaluate", finished)[0]
     damage(finished / damaged / "predictions.parquet")
@@ -318,7 +322,7 @@ def test_a_plan_from_other_code_is_refused_with_78_and_the_same_command_plans_an
     shutil.copytree(plan / "code", other)
     changed = other / "pipeline" / "stages" / "evaluate.py"
     changed.write_text(changed.read_text() + "# changed\n")
-    shutil.rmtree(finished / steps_of("evaluate", finished)[0])
+    shutil.rmtree(finished / "evaluate")
 
     done = attrain("run", "--plan", plan, "--stage", "evaluate", "--index", "0", store=finished, PYTHONPATH=str(other), PYTHONSAFEPATH="1")
 
@@ -331,26 +335,12 @@ def test_a_plan_from_other_code_is_refused_with_78_and_the_same_command_plans_an
     again = run(command, store=finished, PYTHONPATH=str(other), PYTHONSAFEPATH="1")
 
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "19 steps, 18 done, 1 to run" in again.stdout
+    assert "19 steps, 13 done, 6 to run" in again.stdout
     assert len(list((finished / "plans").iterdir())) == 2
 
 
 def mount(*arguments: str | Path) -> None:
     subprocess.run(["mount", *arguments], check=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 3 MiB."""
-    if os.geteuid() != 0 or not sys.platform.startswith("linux"):
-        pytest.skip("needs root on Linux, to mount a small disk")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "attrain-test", folder], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def test_a_full_store_is_named_and_the_same_command_continues_once_there_is_room(small_disk, tmp_path):
@@ -399,6 +389,20 @@ def test_a_read_only_store_is_one_line_and_the_same_command_continues(small_disk
 
     assert again.returncode == 0, again.stdout + again.stderr
     assert_equal_tables(store, undisturbed)
+
+
+def test_workers_that_can_not_start_are_one_line(tiny, finished):
+    (plan,) = (finished / "plans").iterdir()
+    with (plan / "code" / "jobs" / "worker.py").open("a") as file:
+        file.write("no python (\n")
+    shutil.rmtree(finished / steps_of("evaluate", finished)[0])
+
+    done = submit(tiny, store=finished)
+
+    assert done.returncode == 1
+    assert "SyntaxError" in done.stderr
+    last = "error: a worker ended with 1 before it could start; what it said stands above. `attrain doctor` checks the installation"
+    assert done.stderr.splitlines()[-1] == last
 
 
 def test_a_store_that_is_a_file_is_one_line(tiny, tmp_path):

@@ -199,7 +199,9 @@ class User:
         folder = self.store / "results" / experiment
         runs, text = pd.read_parquet(folder / "results.parquet"), pd.read_csv(folder / "results.csv", dtype=str, keep_default_na=False)
         assert list(text.columns) == list(runs.columns)
-        return pd.concat([runs, text.add_prefix("csv:")], axis=1).drop(columns=[c for c in [*runs, *("csv:" + runs.columns)] if "cost." in c])
+        return pd.concat([runs, text.add_prefix("csv:")], axis=1).drop(
+            columns=[c for c in [*runs, *("csv:" + runs.columns)] if "cost." in c]
+        )
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """What is killed, cancelled or told to stop is carried on, and `attrain status` tells the truth all the way."""
 
-import json
 import os
+import re
 import signal
 
 import pandas as pd
@@ -14,7 +14,7 @@ experiment: long
 base:
   data: {dataset: mnist_small, num_train: 400, num_test: 100}
   model: {model: small_cnn}
-  pretraining: {epochs: 60}
+  pretraining: {epochs: 40}
 sweep: {seed: [0, 1, 2]}
 """
 
@@ -27,9 +27,9 @@ def long(user):
 
 
 def processes_at_work(user):
-    """{'A_t': process id} of the steps that are in training."""
-    owners = (json.loads(path.read_text()) for path in user.store.glob("pretrain/*.partial/owner.json"))
-    return {owner["job"]: owner["pid"] for owner in owners}
+    """{'A_t': process id} of the steps that `attrain status` shows at work."""
+    found = (re.fullmatch(r"process (\d+) on \S+ \(job (\S+)\)", reason) for _, reason in user.reasons("long").values())
+    return {match.group(2): int(match.group(1)) for match in found if match}
 
 
 def test_a_killed_a_cancelled_and_a_stopped_element_are_carried_on_to_the_same_tables(user, new_user, cluster, long, closed):
@@ -68,6 +68,19 @@ def test_a_killed_a_cancelled_and_a_stopped_element_are_carried_on_to_the_same_t
     undisturbed = new_user()
     undisturbed.attrain("submit", long, "--backend=local")
     pd.testing.assert_frame_equal(user.results("long"), undisturbed.results("long"), check_exact=True)
+
+
+def test_an_element_of_submitits_that_is_told_to_stop_is_requeued_and_carries_on(user, cluster, long):
+    """One element: submitit makes a plain job of it."""
+    user.attrain("submit", long, "--backend=submitit", "--set", "sweep.seed=[0]")
+    pretrain = user.submissions("long")[0]["pretrain-0"]
+    cluster.wait_until(lambda: pretrain in processes_at_work(user))
+    cluster.run("scancel", "--signal=USR2", pretrain)
+    states = user.wait("long")
+
+    assert set(states.values()) == {"COMPLETED"}
+    assert user.states("long") == {"prepare": {"done": 1}, "pretrain": {"done": 1}, "evaluate": {"done": 1}}
+    assert "StopRequested: training stopped after step" in user.attrain("logs", "pretrain-0", "--lines=200")
 
 
 def test_what_slurm_has_forgotten_is_told_from_the_accounting(user, cluster, long, tmp_path):

@@ -45,8 +45,8 @@ def test_two_ranks_give_the_weights_of_one(users, cluster, how):
     user = users[how]
     assert set(user.wait("ranks").values()) == {"COMPLETED"}
     for stage in ("pretrain", "retrain"):
-        one = load_file(only(users["one rank"].store.glob(f"{stage}/*/model.safetensors")))
-        two = load_file(only(user.store.glob(f"{stage}/*/model.safetensors")))
+        one = load_file(only(users["one rank"].store.glob(f"{stage}/*/weights.safetensors")))
+        two = load_file(only(user.store.glob(f"{stage}/*/weights.safetensors")))
         assert one.keys() == two.keys()
         for name, expected in one.items():
             assert abs(two[name] - expected).max() < 1e-5, name

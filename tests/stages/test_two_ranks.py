@@ -1,0 +1,116 @@
+"""Two processes make the artifacts of one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from jobs.experiment import load_experiment
+from jobs.planning import make_plan
+from jobs.run import DONE, Task, run_task
+from pipeline.core.plan import Plan
+from pipeline.core.store import Store
+from pipeline.stages.artifacts import read_array
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENT = """
+experiment: ranks
+base:
+  data: {dataset: mnist_small, num_train: 201, num_test: 99}
+  model: {model: mlp, hidden: [16]}
+  pretraining: {epochs: 2, batch_size: 30}
+  attribution: {method: integrated_gradients, num_steps: 4}
+  selection: {rule: class_balanced, fraction: 0.3}
+  augmentation: {rule: replace_top, value: noise}
+  retraining: {epochs: 2, batch_size: 30}
+"""
+
+
+def plan_at(folder: Path) -> tuple[Plan, Store]:
+    folder.mkdir()
+    path = folder / "ranks.yaml"
+    path.write_text(EXPERIMENT)
+    store = Store(folder / "store")
+    return make_plan(load_experiment(str(path)), store), store
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> tuple[Plan, Store]:
+    """All steps on one rank."""
+    plan, store = plan_at(tmp_path_factory.mktemp("ranks") / "one")
+    for step in plan.steps:
+        assert run_task(Task(plan=plan, store=store, step=step, data_root=Path(), wait_s=0)) == DONE
+    return plan, store
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "ATTRAIN"))}
+    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
+
+
+def end_of(processes: list[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        with process:
+            try:
+                output, _ = process.communicate(timeout=240)
+            finally:
+                process.kill()
+        assert process.returncode == 0, output
+
+
+def assert_same_artifact(left: Path, right: Path) -> None:
+    """Equal files, numbers up to rounding; the record aside."""
+    names = sorted(path.name for path in left.iterdir())
+    assert sorted(path.name for path in right.iterdir()) == names  # No parts of ranks are left.
+    for name in names:
+        if name.endswith(".parquet"):
+            a, b = (pq.read_table(folder / name).to_pandas() for folder in (left, right))
+            floats = a.select_dtypes("floating").columns
+            assert a.drop(columns=floats).equals(b.drop(columns=floats)), f"{left / name}: other rows"
+            np.testing.assert_allclose(a[floats], b[floats], rtol=1e-3, atol=1e-4, err_msg=str(left / name))
+        elif name.endswith(".npy"):
+            np.testing.assert_allclose(read_array(left / name).astype(float), read_array(right / name).astype(float), atol=1e-4)
+        elif name.endswith(".safetensors"):
+            a, b = load_file(left / name), load_file(right / name)
+            assert a.keys() == b.keys()
+            for tensor in a:
+                np.testing.assert_allclose(a[tensor], b[tensor], rtol=0, atol=1e-5, err_msg=tensor)
+
+
+def test_two_gloo_ranks_give_the_artifacts_of_one(one, tmp_path):
+    plan, store = plan_at(tmp_path / "two")
+    command = [sys.executable, str(ROOT / "tests" / "stages" / "ranks.py"), str(plan.folder), str(store.root)]
+    end_of(
+        [
+            subprocess.Popen(
+                command,
+                env=environment(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", PYTHONSAFEPATH="1"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in (0, 1)
+        ]
+    )
+    assert [step.name for step in plan.steps] == [step.name for step in one[0].steps]
+    for step in plan.steps:
+        assert store.record(step.name)["num_processes"] == 2
+        assert store.check(step.name) == []
+        assert_same_artifact(one[1].folder(step.name), store.folder(step.name))
+
+
+@pytest.mark.slow
+def test_torchrun_runs_a_step_of_a_plan_through_the_command_line(one, tmp_path):
+    plan, store = plan_at(tmp_path / "two")
+    pretrain = plan.step("pretrain", 0)
+    assert run_task(Task(plan=plan, store=store, step=plan.step("prepare", 0), data_root=Path(), wait_s=0)) == DONE
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "jobs"]
+    command = [*launcher, "run", "--plan", str(plan.folder), "--stage", "pretrain", "--index", "0", "--store", str(store.root)]
+    end_of([subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)])
+    assert store.record(pretrain.name)["num_processes"] == 2
+    assert_same_artifact(one[1].folder(pretrain.name), store.folder(pretrain.name))
