@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, StalePlanError
 from pipeline.core.settings import SettingsError
 from pipeline.core.store import Store
@@ -294,13 +295,9 @@ def doctor(store: StoreOption = STORE, data: DataOption = DATA) -> None:
 
 def main() -> None:
     """Run a command; errors that a user can mend are one line, without a trace."""
-    from jobs.errors import USER_ERRORS
-
     try:
         app()
-    except (KeyError, IndexError):  # LookupErrors that are our own mistakes.
-        raise
-    except USER_ERRORS as error:
+    except UserError as error:
         _end(str(error), 78 if isinstance(error, SettingsError | StalePlanError) else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,7 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from jobs.run import DONE, Task, choose_device, claimed, execute, recorded_failure, tell
+from jobs.machine import choose_device
+from jobs.run import DONE, Task, claimed, execute, recorded_failure, tell
 from pipeline.core.context import StopRequested
 from pipeline.core.files import write_text
 from pipeline.core.ranks import Ranks
@@ -49,12 +50,12 @@ def process_group(ranks: Ranks, folder: Path, *, backend: str) -> Iterator[None]
 
 
 def _meet(ranks: Ranks, meeting: Path) -> Any:
-    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import TCPStore  # pyright: ignore[reportAttributeAccessIssue] - from a C module
 
     wait = timedelta(seconds=MEETING_S)
     if ranks.is_first:
         meeting.parent.mkdir(parents=True, exist_ok=True)
-        store = dist.TCPStore("0.0.0.0", 0, ranks.world_size, True, timeout=wait, wait_for_workers=False)  # Other nodes connect.
+        store = TCPStore("0.0.0.0", 0, ranks.world_size, True, timeout=wait, wait_for_workers=False)  # Other nodes connect.
         host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         write_text(meeting, json.dumps({"host": host, "port": store.port}))
         return store
@@ -66,7 +67,7 @@ def _meet(ranks: Ranks, meeting: Path) -> Any:
             )
         time.sleep(0.05)
     place = json.loads(meeting.read_text())
-    return dist.TCPStore(place["host"], place["port"], ranks.world_size, False, timeout=wait)
+    return TCPStore(place["host"], place["port"], ranks.world_size, False, timeout=wait)
 
 
 def run_on_all_ranks(task: Task) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs import slurm
-from jobs.local import Machine
+from jobs.machine import Machine
 from jobs.planning import REPORTED, versions
 from pipeline.config import RunConfig
 from pipeline.core.settings import members

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from jobs.machine import Machine
 from jobs.resources import Resources
 from jobs.run import DONE, REQUEUE
+from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.settings import parse
-from pipeline.core.store import Store, StoreError
+from pipeline.core.store import Store
 
 STOP_S = 60.0
 """How long workers have to leave a checkpoint after a stop was asked for."""
@@ -27,7 +28,7 @@ MAX_REQUEUES = 3
 """How often a step goes back to the queue because its worker was asked to stop, and we were not."""
 
 
-class WorkerError(StoreError):
+class WorkerError(UserError, RuntimeError):
     """No worker process can be started."""
 
 
@@ -45,29 +46,6 @@ class View(Protocol):
 
     def tick(self) -> None:
         """Some time has gone by."""
-
-
-@dataclass
-class Machine:
-    """What of this machine is free."""
-
-    cores: int
-    gpus: list[int]
-
-    @classmethod
-    def here(cls) -> "Machine":
-        """What this process may use."""
-        return cls(cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, gpus=visible_gpus())
-
-
-def visible_gpus() -> list[int]:
-    """Numbers of the GPUs that a process started here would see."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return list(range(len([part for part in visible.split(",") if part.strip()])))
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return list(range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines())))
 
 
 @dataclass

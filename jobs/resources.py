@@ -23,6 +23,7 @@ class Resources(Settings):
 
     @property
     def processes_per_node(self) -> int:
+        """Ranks on each node."""
         return self.tasks_per_node or max(1, self.gpus_per_node)
 
     @property

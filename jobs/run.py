@@ -10,7 +10,6 @@ import inspect
 import json
 import os
 import platform
-import resource
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jobs.machine import choose_device, device_name, peak_memory_mb, reset_peak_memory
 from jobs.planning import check_code
 from jobs.resources import Resources
 from pipeline.core.context import Context, StopRequested
@@ -298,7 +298,7 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.monotonic() - clock, 3),
         "peak_memory_mb": peak_memory_mb(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+        "device": device_name(device),
         "num_processes": task.ranks.world_size,
         "num_threads": torch.get_num_threads(),
         "host": platform.node(),
@@ -309,41 +309,3 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
 
 def _silent(done: int, total: int, *, unit: str, **facts: float) -> None:
     """Ranks other than the first tell nothing."""
-
-
-def choose_device(resources: Resources, ranks: Ranks) -> str:
-    """The device of this process: its part of the GPUs that it can see, or the CPU where none was asked for.
-
-    Raises:
-        SettingsError: a GPU was asked for and the launcher's machine shows none.
-    """
-    import torch
-
-    if resources.gpus_per_node == 0:
-        return "cpu"
-    count = torch.cuda.device_count()
-    if count == 0 and (ranks.launcher != "none" or "SLURM_JOB_ID" in os.environ):
-        raise SettingsError(
-            "resources ask for a GPU, but this process sees none; check gpus_per_node, the partition and CUDA_VISIBLE_DEVICES"
-        )
-    if count == 0:
-        print("resources ask for a GPU; there is none here, so this runs on the CPU", flush=True)
-        return "cpu"
-    # With one device a task, every task sees its own as device 0; with all, it takes the one of its local rank.
-    return f"cuda:{ranks.local_rank % count}"
-
-
-def reset_peak_memory() -> None:
-    """Start counting anew: a warm worker runs many steps (Linux; elsewhere the process's peak stands)."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mb() -> float:
-    """Largest resident size since the last reset, in MiB."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return round(int(line.split()[1]) / 1024, 1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.resources import Cluster, Resources
+from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.settings import parse
 from pipeline.core.store import Owner, Store
@@ -36,7 +37,7 @@ Submitted = tuple[str, dict[str, str]]
 """Job id of an array, and {step name: 'A_t'} of its elements."""
 
 
-class SchedulerError(RuntimeError):
+class SchedulerError(UserError, RuntimeError):
     """SLURM refused something, or did not answer."""
 
 

@@ -49,7 +49,7 @@ def status_of(plan: Plan, store: Store) -> list[StepStatus]:
     found: dict[str, StepStatus] = {}
     for step in plan.steps:
         status = _status(step, store, jobs.get(step.name), known)
-        untried = status.state in ("planned", "lost", "waiting") or status.reason == CANCELLED
+        untried = status.state in ("planned", "lost", "waiting", "blocked") or status.reason == CANCELLED
         if untried and (lost := _failed_input(step, found)):
             status = StepStatus(step, "blocked", f"needs {lost}", status.job)
         found[step.name] = status

@@ -59,7 +59,11 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
                 known = [name for name in runs.columns if name.startswith(("test", "validation"))]
                 raise SettingsError(f"table.metrics: no run has {metric!r}{nearest(metric, known)}")
             runs = runs.assign(**{metric: float("nan")})
-    meta = {"experiment": plan.facts["experiment"], "plan": plan.folder.name, "commit": _commit(plan)}
+    meta = {
+        "experiment": plan.facts["experiment"],
+        "commit": _commit(plan),
+        "hardware": ", ".join(sorted({text for text in runs["hardware"] if isinstance(text, str)})) or "none yet",
+    }
     tables = Tables([], [])
     for name, part in _parts(runs, table["by"]).items():
         summary = summarise(part, metrics=table["metrics"], control=table["control"])
@@ -77,7 +81,7 @@ def _parts(runs: "pd.DataFrame", by: list[str]) -> dict[str, "pd.DataFrame"]:
     if not by:
         return {"": runs}
     parts: dict[str, pd.DataFrame] = {}
-    for _, part in runs.groupby(by, sort=False):
+    for _, part in runs.groupby(by, sort=False, dropna=False):
         parts[",".join(f"{column}={part[column].iloc[0]}" for column in by)] = part
     return parts
 
@@ -91,6 +95,7 @@ def _row(run: dict[str, Any], steps: dict[str, PlannedStep], store: Store) -> di
     last = steps[run["step"]]
     chain = list({step.name: step for step in _chain(last, steps)}.values())
     row = {"arm": run["arm"], "seed": run["seed"]} | {name: _cell(value) for name, value in last.settings.items()}
+    row["hardware"] = None
     missing = [step.name for step in chain if not store.has(step.name)]
     if missing:
         return row | {"state": f"missing: {missing[0]}"}
@@ -100,13 +105,14 @@ def _row(run: dict[str, Any], steps: dict[str, PlannedStep], store: Store) -> di
         return row | {"state": f"broken: {error}"}
     wrong = store.check(last.name, hashes=False)
     if wrong:
-        return row | {"state": f"broken: {wrong[0]}"}
+        return row | {"state": f"broken: {wrong[0]}; remove {store.folder(last.name)} and submit again"}
     cost = {
         "cost.seconds": round(sum(record["seconds"] for record in records), 3),
         "cost.samples_seen": sum(record["metrics"].get("samples_seen", 0) for record in records),
         "cost.peak_memory_mb": max(record["peak_memory_mb"] for record in records),
     }
-    return row | {"state": "done"} | records[-1]["metrics"] | cost
+    machines = {f"{record['device']} ({record['num_processes']} x {record['num_threads']} threads)" for record in records}
+    return row | {"state": "done", "hardware": ", ".join(sorted(machines))} | records[-1]["metrics"] | cost
 
 
 def _chain(step: PlannedStep, steps: dict[str, PlannedStep]) -> Iterator[PlannedStep]:

@@ -15,8 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.core.errors import UserError
 from pipeline.core.files import fsync
-from pipeline.core.settings import canonical_json, plain
+from pipeline.core.settings import SettingsError, canonical_json, plain
 from pipeline.core.step import Step
 from pipeline.core.tables import read_table, write_table
 
@@ -38,7 +39,7 @@ PLAN = pa.schema(
 TABLE, FACTS = "plan.parquet", "plan.json"
 
 
-class StalePlanError(RuntimeError):
+class StalePlanError(UserError, RuntimeError):
     """The code that runs is not the code that the plan was made with."""
 
 
@@ -122,14 +123,14 @@ class Plan:
         """The row of one task.
 
         Raises:
-            LookupError: the stage has no such index.
+            SettingsError: the stage has no such index.
         """
         of_stage = {row.index: row for row in self.steps if row.stage == stage}
         if index not in of_stage:
             wanted = (
                 f"an index from 0 to {len(of_stage) - 1}" if of_stage else f"one of the stages {sorted({row.stage for row in self.steps})}"
             )
-            raise LookupError(f"{self.folder} has no step {stage}[{index}]; wanted {wanted}")
+            raise SettingsError(f"{self.folder} has no step {stage}[{index}]; wanted {wanted}")
         return of_stage[index]
 
     def log(self, step: PlannedStep) -> Path:

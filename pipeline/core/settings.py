@@ -14,10 +14,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
+from pipeline.core.errors import UserError
+
 JsonValue = str | int | float | bool | list[Any] | dict[str, Any]
 
 
-class SettingsError(ValueError):
+class SettingsError(UserError, ValueError):
     """An experiment file or a command line asks for something that cannot be."""
 
 

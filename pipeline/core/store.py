@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import UserError
 from pipeline.core.files import fsync, sha256_of, write_text
 
 RECORD = "record.json"
@@ -31,15 +32,15 @@ SILENCE_S = 60.0
 """An owner on another host that has not touched its file for so long is dead."""
 
 
-class StoreError(RuntimeError):
+class StoreError(UserError, RuntimeError):
     """The store can not be written, or holds something that it should not."""
 
 
-class MissingInputError(FileNotFoundError):
+class MissingInputError(UserError, FileNotFoundError):
     """A step started before a step that it needs had finished."""
 
 
-class OwnedError(RuntimeError):
+class OwnedError(UserError, RuntimeError):
     """Another live process is at work on the same step."""
 
 

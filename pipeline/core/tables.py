@@ -7,8 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.core.errors import UserError
 
-class TableError(ValueError):
+
+class TableError(UserError, ValueError):
     """A table on disk is not what its schema says, or is cut short."""
 
 

@@ -10,6 +10,7 @@ import pytest
 from pipeline.config import RunConfig
 from pipeline.core import plan as plan_module
 from pipeline.core.plan import FACTS, TABLE, Plan, code_digest, code_files, draft_plan, planned, write_plan
+from pipeline.core.settings import SettingsError
 from pipeline.core.tables import TableError
 from pipeline.methods.augmentation import ReplaceTop
 from pipeline.methods.training.settings import Training
@@ -214,12 +215,12 @@ def test_the_step_of_a_task_is_found_by_stage_and_index(drafted):
 
 @pytest.mark.parametrize("index", [-1, 10])
 def test_an_unknown_index_is_told_with_the_known_ones(drafted, index):
-    with pytest.raises(LookupError, match=rf"has no step retrain\[{index}\]; wanted an index from 0 to 9"):
+    with pytest.raises(SettingsError, match=rf"has no step retrain\[{index}\]; wanted an index from 0 to 9"):
         drafted().step("retrain", index)
 
 
 def test_an_unknown_stage_is_told_with_the_known_ones(drafted):
-    with pytest.raises(LookupError, match=r"has no step retain\[0\]; wanted one of the stages \['attribute', .*'retrain'\]"):
+    with pytest.raises(SettingsError, match=r"has no step retain\[0\]; wanted one of the stages \['attribute', .*'retrain'\]"):
         drafted().step("retain", 0)
 
 

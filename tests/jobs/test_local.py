@@ -432,4 +432,4 @@ def test_a_step_of_a_plan_can_be_run_by_itself(tiny, undisturbed, finished):
 def test_a_step_that_the_plan_has_not_is_answered_with_those_that_it_has(undisturbed):
     (plan,) = (undisturbed / "plans").iterdir()
     done = attrain("run", "--plan", plan, "--stage", "pretrain", "--index", "9", store=undisturbed)
-    assert (done.returncode, done.stderr) == (1, f"error: {plan} has no step pretrain[9]; wanted an index from 0 to 1\n")
+    assert (done.returncode, done.stderr) == (78, f"error: {plan} has no step pretrain[9]; wanted an index from 0 to 1\n")
