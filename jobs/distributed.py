@@ -50,7 +50,7 @@ def process_group(ranks: Ranks, folder: Path, *, backend: str) -> Iterator[None]
 
 
 def _meet(ranks: Ranks, meeting: Path) -> Any:
-    from torch.distributed.distributed_c10d import TCPStore  # pyright: ignore[reportAttributeAccessIssue] - from a C module
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage] - documented, but not in its __all__
 
     wait = timedelta(seconds=MEETING_S)
     if ranks.is_first:
