@@ -16,7 +16,7 @@ from rich.text import Text
 from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, StalePlanError
 from pipeline.core.settings import SettingsError
-from pipeline.core.store import Store
+from pipeline.core.store import Store, StoreError
 
 if TYPE_CHECKING:
     from jobs.experiment import Experiment
@@ -66,7 +66,8 @@ def _load(name: str, overrides: list[str], data: Path, *, strict: bool) -> "Expe
     for position, run in enumerate(experiment.runs):
         missing = run.config.data.missing_files(data)
         if missing:
-            absent.setdefault(run.config.data.dataset, (missing, []))[1].append(run)
+            names = [run.flat[name] for name in ("data", "data.base") if name in run.flat]
+            absent.setdefault(" over ".join(names), (missing, []))[1].append(run)
         else:
             kept.append(position)
     for dataset, (missing, runs) in absent.items():
@@ -215,7 +216,7 @@ def status(
         console.print(status_table(statuses))
         for line in reasons(statuses, limit=10**9 if all_ else 20):
             console.print(line)
-        trouble = trouble or any(one.state in ("failed", "blocked", "lost") for one in statuses)
+        trouble = trouble or any(one.state in ("failed", "blocked", "lost") or (one.state == "stopped" and one.job) for one in statuses)
     raise typer.Exit(1 if trouble else 0)
 
 
@@ -246,13 +247,21 @@ def verify(
 
     known = Store(store)
     names = [step.name for step in find_plan(experiment, known).steps if known.has(step.name)] if experiment else list(known.names())
-    wrong = [(name, problem) for name in names for problem in known.check(name)]
+    wrong = [(name, problem) for name in names for problem in _problems(known, name)]
     for name, problem in wrong:
         console.print(Text(f"{name}: {problem}", style="red"))
     if wrong:
         console.print(f"remove the folders named above from {store}, then submit again: only they are made anew")
     console.print(f"{len(names)} artifacts, {len({name for name, _ in wrong})} not as recorded")
     raise typer.Exit(1 if wrong else 0)
+
+
+def _problems(store: Store, name: str) -> list[str]:
+    """What is wrong with an artifact; one line where its record or a file can not be read at all."""
+    try:
+        return store.check(name)
+    except (StoreError, OSError) as error:
+        return [str(error)]
 
 
 @app.command()

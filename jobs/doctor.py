@@ -12,6 +12,7 @@ from pathlib import Path
 from jobs import slurm
 from jobs.machine import Machine
 from jobs.planning import REPORTED, versions
+from jobs.resources import Cluster
 from pipeline.config import RunConfig
 from pipeline.core.settings import members
 from pipeline.core.store import Store, StoreError
@@ -112,7 +113,13 @@ def _scheduler() -> Iterator[Finding]:
     config = dict(re.findall(r"^(\w+)\s*=\s*(.*)$", slurm.call(["scontrol", "show", "config"], env=env), flags=re.MULTILINE))
     yield Finding("SLURM", f"{config.get('SLURM_VERSION', '?').strip()}, cluster {config.get('ClusterName', '?').strip()}")
     size = int(config.get("MaxArraySize", "0"))
-    yield Finding("SLURM: MaxArraySize", str(size), size > 1000, f"set cluster.max_array_size to {max(1, size - 1)} in experiment files")
+    # The largest index is MaxArraySize - 1 and ours count from 0: an array may have as many elements.
+    yield Finding(
+        "SLURM: MaxArraySize",
+        str(size),
+        size >= Cluster().max_array_size,
+        f"set cluster.max_array_size to {max(1, size)} in experiment files",
+    )
     accounting = config.get("AccountingStorageType", "").strip()
     yield Finding("SLURM: accounting", accounting, True, "")
     requeue = config.get("JobRequeue", "1").strip()

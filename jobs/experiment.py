@@ -5,7 +5,7 @@ base: {...}                      one RunConfig; what is left out has its default
 sweep:                           combined with one another, the last varying fastest
   pretraining.epochs: [1, 2]     a field, dotted, with its values
   zip: {a: [1, 2], b: [3, 4]}    values taken side by side
-  list: [{arm: plain, ...}]      one combination an entry; `arm` names it in the tables
+  list: [{arm: plain, ...}]      one combination an entry; `arm` names it in the tables, `control: ARM` the arm to hold it against
   seed: [0, 1, 2]                varies fastest, wherever it stands
 resources: {retrain: {...}}      by stage
 cluster: {partition: null, ...}
@@ -18,7 +18,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Table(Settings):
     """What the summary shows."""
 
     control: str | None = None
-    """Arm that the others are held against; None shows no differences."""
+    """Arm that the others are held against, unless they name their own; None shows no differences to it."""
     metrics: tuple[str, ...] = ("test.accuracy",)
     """Columns of the summary, as `<split>.<metric>`; all metrics are in the Parquet and CSV files."""
     by: tuple[str, ...] = ()
@@ -79,6 +79,8 @@ class Run:
 
     arm: str
     config: RunConfig
+    control: str | None = None
+    """Arm that this one is held against; None is that of the table."""
 
     @property
     def flat(self) -> dict[str, Any]:
@@ -113,7 +115,10 @@ class Experiment:
         return steps_of(run.config for run in self.runs)
 
     def only(self, positions: Iterable[int]) -> "Experiment":
-        """The experiment with only the runs of the given positions; without a control where that is not among them."""
+        """The experiment with only the runs of the given positions; without a control where that is not among them.
+
+        A run keeps the name of its own control: where that is left out, the tables show no difference rather than one to another arm.
+        """
         kept = set(positions)
         runs = tuple(run for position, run in enumerate(self.runs) if position in kept)
         control = self.file.table.control if self.file.table.control in {run.arm for run in runs} else None
@@ -218,11 +223,32 @@ def _check_table(table: Table, runs: tuple[Run, ...], *, where: str) -> None:
     arms = {run.arm for run in runs}
     if table.control is not None and table.control not in arms:
         raise SettingsError(f"{where}: table.control: unknown arm {table.control!r}{nearest(table.control, arms)}")
+    _check_controls(runs, arms, where=where)
     measured = sorted({metric for run in runs for metric in run.config.evaluation.metrics})
+    splits = {split for run in runs for split in _splits(run.config)}
     for column in table.metrics:
         split, _, metric = column.rpartition(".")
         if not split or metric not in measured:
             raise SettingsError(f"{where}: table.metrics: wanted <split>.<metric>, got {column!r}{nearest(metric, measured)}")
+        if split not in splits:
+            raise SettingsError(f"{where}: table.metrics: {column!r}: no data set of the runs has split {split!r}{nearest(split, splits)}")
+
+
+def _check_controls(runs: Iterable[Run], arms: set[str], *, where: str) -> None:
+    """Refuse a control of single arms that is not there, and an arm with two of them."""
+    seen: dict[str, str | None] = {}
+    for run in runs:
+        if run.control is not None and run.control not in arms:
+            raise SettingsError(f"{where}: sweep: control: unknown arm {run.control!r}{nearest(run.control, arms)}")
+        if run.control == run.arm:
+            raise SettingsError(f"{where}: sweep: control: arm {run.arm!r} is its own control; leave it out or name another arm")
+        if seen.setdefault(run.arm, run.control) != run.control:
+            raise SettingsError(f"{where}: sweep: control: arm {run.arm!r} has {seen[run.arm]!r} and {run.control!r}; give it one")
+
+
+def _splits(config: RunConfig) -> tuple[str, ...]:
+    """The splits that a run is measured on."""
+    return (*config.data.test_splits, *(["validation"] if config.data.folds > 1 else []))
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -256,17 +282,17 @@ def expand(file: ExperimentFile, *, where: str) -> Iterable[Run]:
     in_order = sorted(file.sweep.items(), key=lambda item: item[0] == "seed")
     blocks = [_block(name, values, where=f"{where}: sweep.{name}") for name, values in in_order]
     _check_blocks(blocks, where=where)
-    swept = {name for block in blocks for point in block for name in point} - {"arm", "seed"}
+    swept = {name for block in blocks for point in block for name in point} - {"arm", "control", "seed"}
     for points in itertools.product(*blocks):
         point = {name: value for part in points for name, value in part.items()}
-        arm = point.pop("arm", None)
+        arm, control = point.pop("arm", None), point.pop("control", None)
         config = parse(RunConfig, _merged(file.base, point), where=f"{where}: run {point or 'base'}")
-        run = Run(arm or "", config)
-        yield run if arm else Run(_describe(run.flat, swept) or "base", config)
+        run = Run(arm or "", config, control)
+        yield run if arm else replace(run, arm=_describe(run.flat, swept) or "base")
 
 
 def _check_blocks(blocks: list[list[dict[str, Any]]], *, where: str) -> None:
-    """Refuse a sweep that is too large, names a field in two blocks, or has an arm that is no text."""
+    """Refuse a sweep that is too large, names a field in two blocks, or has an arm or a control that is no text."""
     count = math.prod(map(len, blocks))
     if count > MAX_RUNS:
         raise SettingsError(f"{where}: sweep has {count} runs; at most {MAX_RUNS}")
@@ -274,9 +300,10 @@ def _check_blocks(blocks: list[list[dict[str, Any]]], *, where: str) -> None:
     for name, count in blocks_of.items():
         if count > 1:
             raise SettingsError(f"{where}: sweep: {name!r} is varied in {count} places; leave it in one")
-    for arm in (point["arm"] for block in blocks for point in block if "arm" in point):
-        if not isinstance(arm, str) or not arm.strip():
-            raise SettingsError(f"{where}: sweep: arm: wanted a name, got {arm!r}")
+    points = [point for block in blocks for point in block]
+    for name, label in ((name, point[name]) for point in points for name in ("arm", "control") if name in point):
+        if not isinstance(label, str) or not label.strip():
+            raise SettingsError(f"{where}: sweep: {name}: wanted a name, got {label!r}")
 
 
 def _block(name: str, values: Any, *, where: str) -> list[dict[str, Any]]:

@@ -12,20 +12,21 @@ from jobs import slurm
 from jobs.experiment import Experiment
 from jobs.planning import draft, environment
 from jobs.status import status_of
-from pipeline.core.plan import Plan
+from pipeline.core.plan import FACTS, Plan
 from pipeline.core.store import Store
 
 
 def launch(plan: Plan, store: Store, *, backend: str, executor: str = "slurm", data_root: Path, console: Console) -> int:
     """Run what the store lacks of a plan; returns the exit code. On SLURM that is all submitted, here all ended."""
+    os.utime(plan.folder / FACTS)  # `attrain status EXPERIMENT` means the plan that was launched last.
+    _set_broken_aside(plan, store, console)
     missing = [step for step in plan.steps if not store.has(step.name)]
     chosen = _choose(backend)
     console.print(
         f"{plan.facts['experiment']}: {len(plan.steps)} steps, {len(plan.steps) - len(missing)} done, {len(missing)} to run ({chosen})"
     )
     if not missing:
-        collect(plan, store, console=console)
-        return 0
+        return 1 if collect(plan, store, console=console) else 0
     if chosen == "local":
         return _launch_here(plan, store, data_root=data_root, console=console)
     if chosen == "submitit" and executor != "slurm":
@@ -35,11 +36,12 @@ def launch(plan: Plan, store: Store, *, backend: str, executor: str = "slurm", d
         collect(plan, store, console=console)
         return code
     with slurm.alone(plan, env=slurm.clean_environment(os.environ)):
-        if live := live_jobs(plan):
-            console.print(
-                f"{len(live)} elements are queued or running already; `attrain status {plan.folder.name}` shows them, "
-                "`attrain cancel` ends them"
-            )
+        if live := {other.folder.name: jobs for other in siblings(plan) if (jobs := live_jobs(other))}:
+            for name, jobs in live.items():
+                console.print(
+                    f"{len(jobs)} elements are queued or running already; `attrain status {name}` shows them, "
+                    f"`attrain cancel {name}` ends them"
+                )
         else:
             _submit(plan, store, backend=chosen, data_root=data_root, console=console)
     return 0
@@ -57,6 +59,21 @@ def _submit(plan: Plan, store: Store, *, backend: str, data_root: Path, console:
     for array, job in slurm.journals(plan)[-1].jobs().items():
         console.print(f"  job {job}  {array}")
     console.print(f"submitted; `attrain status {plan.facts['experiment']}` shows how far it is")
+
+
+def _set_broken_aside(plan: Plan, store: Store, console: Console) -> None:
+    """Make room for artifacts that are not as their records say: missing files, other sizes, no record to read."""
+    for step in plan.steps:
+        if store.has(step.name) and (problem := store.problem(step.name)):
+            moved = store.set_aside(step.name)
+            console.print(Text(f"{problem}; set aside as {moved}, to be made anew", style="yellow"))
+
+
+def siblings(plan: Plan) -> list[Plan]:
+    """All plans of the plan's experiment in its store, itself among them: made from other code, or with other settings."""
+    name = plan.facts["experiment"]
+    others = (Plan.read(path.parent) for path in plan.folder.parent.glob(f"{name}-*/{FACTS}"))
+    return [other for other in others if other.facts["experiment"] == name]
 
 
 def _choose(backend: str) -> str:

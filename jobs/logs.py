@@ -42,5 +42,10 @@ def _slurm_logs(plan: Plan, row: PlannedStep) -> list[Path]:
     jobs = [slurm.elements_of(journal).get(row.name) for journal in slurm.journals(plan)]
     folders = (plan.folder / "logs" / "slurm", plan.folder / "submitit")
     return [
-        path for job in jobs if job for folder in folders for path in folder.rglob(f"*{job}*") if path.suffix in (".log", ".out", ".err")
+        path
+        for job in jobs
+        if job
+        for folder in folders
+        for path in folder.rglob(f"*{job}*")
+        if path.suffix in (".log", ".out", ".err") and re.search(rf"(?<![0-9]){job}(?![0-9])", path.name)
     ]

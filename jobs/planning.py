@@ -35,7 +35,7 @@ def draft(experiment: Experiment, store: Store) -> Plan:
         "cluster": plain(experiment.file.cluster),
         "table": plain(experiment.file.table),
         "runs": [
-            {"arm": run.arm, "seed": run.config.seed, "step": step.name}
+            {"arm": run.arm, "seed": run.config.seed, "step": step.name, "control": run.control}
             for run, step in zip(experiment.runs, experiment.steps.last, strict=True)
         ],
     }

@@ -44,4 +44,4 @@ class Cluster(Settings):
     max_parallel_tasks: int = Field(default=64, ge=1)
     """Elements of one array that may run at once."""
     max_array_size: int = Field(default=1000, ge=1, le=4_000_000)
-    """Largest number of elements in one array; SLURM's MaxArraySize is 1001 by default, of which 1000 can be used."""
+    """Largest number of elements in one array; SLURM's MaxArraySize is 1001 by default."""

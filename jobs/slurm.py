@@ -30,7 +30,10 @@ from pipeline.core.store import Owner, Store
 
 SIGNAL_LEAD_S = 120
 """Seconds before the time limit at which a task is told to leave a checkpoint."""
-LEAKING = re.compile(r"^(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SCONTROL|PMI|PMIX)_")
+LEAKING = re.compile(
+    r"^(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SCONTROL|PMI|PMIX|TORCHELASTIC)_"
+    r"|^(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT)\Z"
+)
 COLLECT = "collect"
 
 Submitted = tuple[str, dict[str, str]]
@@ -49,7 +52,10 @@ def is_there() -> bool:
 
 
 def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what a surrounding job left in it: it would override options and pin cores. SLURM_CONF stays."""
+    """The environment without what a surrounding job or torchrun left in it; SLURM_CONF stays.
+
+    It would override options, pin cores, and tell tasks another rank than their own.
+    """
     return {name: value for name, value in env.items() if name == "SLURM_CONF" or not LEAKING.match(name)}
 
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def collect_runs(plan: Plan, store: Store) -> "pd.DataFrame":
     """One row a run of the plan, in its order, whether done or not.
 
-    Columns: arm, seed, state ('done' or what is missing), the settings that decided the run, <split>.<metric>, and
-    cost.seconds, cost.samples_seen, cost.peak_memory_mb over all the steps that the run needed (shared ones counted in full).
+    Columns: arm, seed, state ('done' or what is missing), the settings that decided the run, the commit and the hardware that
+    computed its steps, <split>.<metric>, and cost.seconds, cost.samples_seen, cost.peak_memory_mb over all the steps that the run
+    needed (shared ones counted in full).
     """
     import pandas as pd
 
@@ -61,12 +62,13 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
             runs = runs.assign(**{metric: float("nan")})
     meta = {
         "experiment": plan.facts["experiment"],
-        "commit": _commit(plan),
+        "commit": ", ".join(sorted({name for text in runs["commit"].dropna() for name in text.split(", ")})) or "none yet",
         "hardware": ", ".join(sorted({text for text in runs["hardware"] if isinstance(text, str)})) or "none yet",
     }
+    controls = {run["arm"]: run["control"] for run in plan.facts["identity"]["runs"] if run.get("control")}
     tables = Tables([], [])
     for name, part in _parts(runs, table["by"]).items():
-        summary = summarise(part, metrics=table["metrics"], control=table["control"])
+        summary = summarise(part, metrics=table["metrics"], control=table["control"], controls=controls)
         folder = results_folder(plan, store) / name
         tables.paths.extend(write_results(folder, part, summary, meta | ({"part": name} if name else {})))
         if "done" in set(part["state"]):
@@ -86,16 +88,17 @@ def _parts(runs: "pd.DataFrame", by: list[str]) -> dict[str, "pd.DataFrame"]:
     return parts
 
 
-def _commit(plan: Plan) -> str:
-    commit = plan.facts["commit"]
-    return "unknown" if commit is None else commit[:12] + ("+changes" if plan.facts["dirty"] else "")
+def _commit(record: dict[str, Any]) -> str:
+    """The code that computed an artifact."""
+    commit = record["commit"]
+    return "unknown" if commit is None else commit[:12] + ("+changes" if record["dirty"] else "")
 
 
 def _row(run: dict[str, Any], steps: dict[str, PlannedStep], store: Store) -> dict[str, Any]:
     last = steps[run["step"]]
     chain = list({step.name: step for step in _chain(last, steps)}.values())
     row = {"arm": run["arm"], "seed": run["seed"]} | {name: _cell(value) for name, value in last.settings.items()}
-    row["hardware"] = None
+    row |= {"commit": None, "hardware": None}
     missing = [step.name for step in chain if not store.has(step.name)]
     if missing:
         return row | {"state": f"missing: {missing[0]}"}
@@ -112,7 +115,8 @@ def _row(run: dict[str, Any], steps: dict[str, PlannedStep], store: Store) -> di
         "cost.peak_memory_mb": max(record["peak_memory_mb"] for record in records),
     }
     machines = {f"{record['device']} ({record['num_processes']} x {record['num_threads']} threads)" for record in records}
-    return row | {"state": "done", "hardware": ", ".join(sorted(machines))} | records[-1]["metrics"] | cost
+    made_with = {"commit": ", ".join(sorted({_commit(record) for record in records})), "hardware": ", ".join(sorted(machines))}
+    return row | {"state": "done"} | made_with | records[-1]["metrics"] | cost
 
 
 def _chain(step: PlannedStep, steps: dict[str, PlannedStep]) -> Iterator[PlannedStep]:

@@ -74,6 +74,8 @@ def difference_cell(row: Any, metric: str) -> Cell:
     """('+0.412 [+0.330, +0.490]', 't [+0.103, +0.721]'), with the number of pairs where it is not complete."""
     if row["control"]:
         return "control", ""
+    if not row["compared_with"]:
+        return "n/a", "no control"
     pairs, expected = row[f"{metric}.num_pairs"], row[f"{metric}.n_expected"]
     above = f"{number(row[f'{metric}.difference'], sign='+')} {interval(row[f'{metric}.low'], row[f'{metric}.high'])}"
     t_interval = interval(row[f"{metric}.t_low"], row[f"{metric}.t_high"])
@@ -86,7 +88,7 @@ def difference_cell(row: Any, metric: str) -> Cell:
 
 def layout(summary: pd.DataFrame, metrics: Sequence[str]) -> Layout:
     """The columns of some metrics: arm, then value and difference of each, then seconds."""
-    compared, timed = bool(summary["control"].any()), "cost_s" in summary.columns
+    compared, timed = bool(_comparisons(summary)), "cost_s" in summary.columns
     header: list[Cell] = [("", "arm")]
     for metric in metrics:
         split, _, name = metric.rpartition(".")
@@ -111,15 +113,22 @@ def caption(summary: pd.DataFrame) -> list[str]:
     units = {metric.rpartition(".")[2]: unit for metric in metrics_of(summary) if (unit := unit_of(metric))}
     if units:
         lines.append("Units: " + "; ".join(f"{name}: {unit}" for name, unit in units.items()) + ".")
-    for control in summary.loc[summary["control"], "arm"]:
+    if comparisons := _comparisons(summary):
         lines.append(
-            f"Difference: to {control}, paired by seed, with its 95 % percentile bootstrap interval over seeds ({RESAMPLES:,} resamples) "
-            "and its 95 % t interval, the one to trust for few seeds; not corrected for multiple comparisons. "
+            f"Difference: {'; '.join(comparisons)}, paired by seed, with its 95 % percentile bootstrap interval over seeds "
+            f"({RESAMPLES:,} resamples) and its 95 % t interval, the one to trust for few seeds; not corrected for multiple comparisons. "
             "Where the t interval holds 0, no difference is detected at this n."
         )
     if "cost_s" in summary.columns:
         lines.append("Time: all steps that a run needed, those shared with other runs counted in full; mean over runs.")
     return lines
+
+
+def _comparisons(summary: pd.DataFrame) -> list[str]:
+    """['to CONTROL', 'ARM: to OTHER', ...]; empty where no arm is compared."""
+    controls = list(summary.loc[summary["control"], "arm"])
+    pairs = zip(summary["arm"], summary["compared_with"], strict=True)
+    return [*(f"to {control}" for control in controls), *(f"{arm}: to {other}" for arm, other in pairs if other and other not in controls)]
 
 
 def _groups(metrics: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -1,18 +1,19 @@
 """One row a run in, one row an arm out.
 
 Runs have the columns `arm` (label), `seed` (the unit of replication), `state` ("done", or why not), any settings, metrics as
-`<split>.<metric>`, and `cost.seconds`, what all steps of the run took. The summary has `arm`, `control` (is it the one
-compared with), `cost_s` where runs have costs (mean over the runs that are done), and for each metric:
+`<split>.<metric>`, and `cost.seconds`, what all steps of the run took. The summary has `arm`, `control` (is it the table's),
+`compared_with` (the arm's control; empty where it is not compared), `cost_s` where runs have costs (mean over the runs that are
+done), and for each metric:
 
     .mean .sd              over the seeds found; sd with n - 1
     .n_found .n_expected   runs that are done and have a finite value, and runs asked for
-    .difference            mean of arm - control, paired by seed
+    .difference            mean of arm - compared_with, paired by seed
     .low .high             its 95 % bootstrap interval
     .t_low .t_high         its 95 % t interval
     .num_pairs             seeds that both have
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import nan
 
 import numpy as np
@@ -25,7 +26,9 @@ DONE = "done"
 COST = "cost.seconds"
 
 
-def summarise(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None) -> pd.DataFrame:
+def summarise(
+    runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None, controls: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Summarise runs by arm, in order of appearance.
 
     A run that is not done, or whose metric is not finite, is expected but not found: it is counted, never averaged in.
@@ -34,12 +37,16 @@ def summarise(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None
         runs: one row a run; see the top of this file.
         metrics: columns of runs to summarise; any column of numbers will do.
         control: label of the arm that the others are compared with; None for no comparison.
+        controls: {arm: its control} where that is another one than `control`; an arm whose own has no runs is not compared.
 
     Raises:
         ValueError: no runs; a column or the control is not there; an arm has a seed twice.
     """
     _check(runs, metrics=metrics, control=control)
-    return pd.DataFrame([_row(runs, arm, metrics=metrics, control=control) for arm in runs["arm"].unique()])
+    arms = list(runs["arm"].unique())
+    wanted = {arm: (controls or {}).get(arm, control) for arm in arms if arm != control}
+    others = {arm: other for arm, other in wanted.items() if other in arms}
+    return pd.DataFrame([_row(runs, arm, metrics=metrics, control=control, compared_with=others.get(arm)) for arm in arms])
 
 
 def found_values(runs: pd.DataFrame, *, arm: str, metric: str) -> dict[int, float]:
@@ -67,15 +74,15 @@ def incomplete_runs(runs: pd.DataFrame, *, limit: int = 5) -> list[str]:
     return [f"Incomplete: {len(waiting)} of {len(runs)} runs not done: {'; '.join(names)}."]
 
 
-def _row(runs: pd.DataFrame, arm: str, *, metrics: Sequence[str], control: str | None) -> dict[str, object]:
+def _row(runs: pd.DataFrame, arm: str, *, metrics: Sequence[str], control: str | None, compared_with: str | None) -> dict[str, object]:
     of_arm = runs[runs["arm"] == arm]
-    row: dict[str, object] = {"arm": arm, "control": arm == control}
+    row: dict[str, object] = {"arm": arm, "control": arm == control, "compared_with": compared_with or ""}
     for metric in metrics:
         values = found_values(runs, arm=arm, metric=metric)
         value_N = np.array(list(values.values()))
         compared = Difference()
-        if control is not None and arm != control:
-            compared = paired_difference(values, found_values(runs, arm=control, metric=metric))
+        if compared_with is not None:
+            compared = paired_difference(values, found_values(runs, arm=compared_with, metric=metric))
         row |= {
             f"{metric}.mean": value_N.mean() if len(values) else nan,
             f"{metric}.sd": value_N.std(ddof=1) if len(values) > 1 else nan,

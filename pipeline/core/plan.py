@@ -105,11 +105,11 @@ class Plan:
         """The plan of a folder.
 
         Raises:
-            FileNotFoundError: there is no plan in the folder.
+            SettingsError: there is no plan in the folder.
         """
         for name in (TABLE, FACTS):
             if not (folder / name).exists():
-                raise FileNotFoundError(f"{folder} holds no {name}; `attrain plan EXPERIMENT` makes a plan and prints its folder")
+                raise SettingsError(f"{folder} holds no {name}; `attrain plan EXPERIMENT` makes a plan and prints its folder")
         rows = read_table(folder / TABLE, PLAN).to_pylist()
         steps = tuple(PlannedStep(**{**row, **{name: json.loads(row[name]) for name in ("own", "settings", "inputs")}}) for row in rows)
         return cls(folder.resolve(), steps, json.loads((folder / FACTS).read_text()))
@@ -139,12 +139,12 @@ class Plan:
 
 
 def code_files(root: Path, packages: Sequence[str]) -> list[Path]:
-    """The files of the packages that tasks import or read, sorted; relative to root."""
+    """The files of the packages that tasks run, sorted; relative to root. Experiment files are none: a new one changes no plan."""
     return sorted(
         path.relative_to(root)
         for package in packages
         for path in (root / package).rglob("*")
-        if path.suffix in (".py", ".yaml", ".sbatch", ".sh") and "__pycache__" not in path.parts
+        if path.suffix in (".py", ".sbatch", ".sh") and "__pycache__" not in path.parts
     )
 
 

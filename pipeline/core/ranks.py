@@ -4,9 +4,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
@@ -23,15 +20,19 @@ class Ranks:
         """Read torchrun's variables or, inside an srun step, SLURM's.
 
         A batch script has SLURM_PROCID and SLURM_NTASKS too, but runs once for all tasks: only SLURM_STEP_ID with a
-        numeric step proves that srun started this process as one of several.
+        numeric step proves that srun started this process as one of several. RANK and the like may have leaked into such a step
+        from a surrounding process; there they count only beside TORCHELASTIC_RUN_ID, as torchrun inside of srun sets it.
 
         Raises:
             ValueError: the launcher's variables are only partly set.
         """
-        if "TORCHELASTIC_RUN_ID" in env or {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= env.keys():
-            return cls._read(env, ("RANK", "WORLD_SIZE", "LOCAL_RANK"), "torchrun")
+        by_torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        if "TORCHELASTIC_RUN_ID" in env:
+            return cls._read(env, by_torchrun, "torchrun")
         if env.get("SLURM_STEP_ID", "").isdigit():
             return cls._read(env, ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"), "srun")
+        if env.keys() >= set(by_torchrun):
+            return cls._read(env, by_torchrun, "torchrun")
         return cls()
 
     @classmethod
@@ -48,11 +49,6 @@ class Ranks:
     def is_first(self) -> bool:
         """Rank 0: the one that writes what all share."""
         return self.rank == 0
-
-    def shard(self, num_items: int) -> NDArray[np.int64]:
-        """Positions this rank handles, ascending; over all ranks each position once, none padded."""
-        # DistributedSampler would pad: 12 rows for 10 items on 4 ranks.
-        return np.arange(self.rank, num_items, self.world_size)
 
     def span(self, num_items: int) -> slice:
         """This rank's contiguous part of a global batch; parts differ by at most one item and may be empty."""

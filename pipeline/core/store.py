@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -172,9 +173,30 @@ class Store:
                 wrong.append(f"{path} has another sha256 than its record says")
         return wrong
 
+    def problem(self, name: str) -> str | None:
+        """What is wrong with a finished artifact at a glance (record, files, sizes), in words; None if nothing is."""
+        try:
+            return next(iter(self.check(name, hashes=False)), None)
+        except StoreError as error:
+            return str(error).partition(";")[0]
+
+    def set_aside(self, name: str) -> Path:
+        """Move an artifact that is not as it should be out of the way; nothing is deleted. Returns where to.
+
+        Raises:
+            StoreError: it can not be moved.
+        """
+        folder = self.folder(name)
+        moved = folder.with_name(f"{folder.name}.broken-{secrets.token_hex(4)}")
+        try:
+            folder.rename(moved)
+        except OSError as error:
+            raise StoreError(f"{folder} can not be moved ({error.strerror}); remove it, then run the same command again") from error
+        return moved
+
     def names(self) -> Iterator[str]:
         """The names of all whole artifacts, sorted."""
-        for record in sorted(self.root.glob(f"*/*/{RECORD}")):
+        for record in sorted(path for path in self.root.glob(f"*/*/{RECORD}") if not path.parent.suffix):
             yield f"{record.parent.parent.name}/{record.parent.name}"
 
     def attempts(self, name: str) -> list["Attempt"]:

@@ -53,6 +53,7 @@ AUGMENTED = pa.schema(
         _field("source_sample_id", pa.int64(), "sample_id in prepare's index"),
         _field("round", pa.int32(), "round that made the sample"),
         _field("rule", pa.string(), "augmentation rule"),
+        _field("num_changed", pa.int32(), "pixels that differ from the source"),
     ]
 )
 """What `augment` writes beside samples.npy: sample_id is the row of that array."""

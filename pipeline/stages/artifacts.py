@@ -1,9 +1,9 @@
 """What the stages hand one another: the files of each artifact, written and read in one place.
 
 prepare:   index.parquet (INDEX), samples.npy (uint8, N C H W), dataset.json
-pretrain, retrain: weights.safetensors, model.json, history.json
+pretrain, retrain: weights.safetensors, model.json, history.json, tensorboard/ (the history, as TensorBoard scalars)
 attribute: attributions.npy (float32, one row a row of the table), attributed.parquet (ATTRIBUTED)
-augment:   samples.npy (uint8), augmented.parquet (AUGMENTED), augmentation.json
+augment:   samples.npy (uint8), augmented.parquet (AUGMENTED), sources.npy (int64), augmentation.json
 evaluate:  predictions.parquet (PREDICTIONS), confusion.parquet (CONFUSION), metrics.json
 """
 
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from pipeline.core.randomness import stream_key
 from pipeline.core.settings import parse, plain
-from pipeline.core.tables import INDEX, read_table
+from pipeline.core.tables import AUGMENTED, INDEX, read_table
 from pipeline.methods.lazy import torch
 from pipeline.methods.models import Model
 from pipeline.methods.training.data import ImageSet
+from pipeline.methods.training.scalars import write_history
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,6 +106,42 @@ class Prepared:
         )
 
 
+@dataclass(frozen=True)
+class Made:
+    """An augment artifact: what was made of training samples, in this round and before."""
+
+    folder: Path
+
+    @cached_property
+    def sources(self) -> NDArray[np.int64]:
+        """sample_id of each source, ascending; where nothing was made, of each sample that would have been one."""
+        return np.load(self.folder / "sources.npy", allow_pickle=False)
+
+    @cached_property
+    def images(self) -> NDArray[np.uint8]:
+        """(A, C, H, W): made of sources[i]; empty where nothing was made."""
+        return read_array(self.folder / "samples.npy")
+
+    @cached_property
+    def _table(self) -> Any:
+        return read_table(self.folder / "augmented.parquet", AUGMENTED)
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """Class of each image."""
+        return self._table["label"].to_numpy()
+
+    @property
+    def rounds(self) -> NDArray[np.int32]:
+        """The round that last changed each image."""
+        return self._table["round"].to_numpy()
+
+    @property
+    def mode(self) -> str:
+        """'append' or 'replace'."""
+        return json.loads((self.folder / "augmentation.json").read_text())["mode"]
+
+
 def fresh_network(model: Model, prepared: Prepared, *, seed: int, device: str) -> "nn.Module":
     """The network with initial weights that depend on the seed alone."""
     torch.manual_seed(stream_key(seed, "initial weights") % 2**63)
@@ -112,12 +149,13 @@ def fresh_network(model: Model, prepared: Prepared, *, seed: int, device: str) -
 
 
 def write_model(folder: Path, model: "nn.Module", *, settings: Model, facts: DatasetFacts, history: Sequence[Mapping[str, Any]]) -> None:
-    """Weights and what is needed to build the network again."""
+    """Weights, what is needed to build the network again, and how training went."""
     from safetensors.torch import save_file
 
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "weights.safetensors")
     write_json(folder / "model.json", {"model": plain(settings), "input_shape": facts.input_shape, "num_classes": facts.num_classes})
     write_json(folder / "history.json", history)
+    write_history(folder, history)
 
 
 def read_model(folder: Path, *, device: str) -> "nn.Module":

@@ -1,6 +1,5 @@
 """retrain: the model trained on, on the training samples and those that augmentation made."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,11 +7,10 @@ import numpy as np
 
 from pipeline.core.context import Context
 from pipeline.core.step import Stage
-from pipeline.core.tables import AUGMENTED, read_table
 from pipeline.methods.models import Model
 from pipeline.methods.training.data import ImageSet, concatenate
 from pipeline.methods.training.settings import Retraining
-from pipeline.stages.artifacts import Prepared, fresh_network, read_array, read_model, write_model
+from pipeline.stages.artifacts import Made, Prepared, fresh_network, read_model, write_model
 
 
 def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: Mapping[str, Path], out: Path, context: Context) -> None:
@@ -47,33 +45,25 @@ def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: 
 def training_set(prepared: Prepared, augment: Path) -> tuple[ImageSet, int, int]:
     """(plain and made samples, how many plain samples more an epoch draws, number of made samples).
 
-    In mode replace a made sample stands for its source; in mode append both are trained on. Where nothing was made
-    (same_compute), an epoch in mode append draws as many plain samples more as would have been made.
+    In mode replace a made sample stands in its source's place, so that all arms draw in the same order; in mode append both
+    are trained on. Where nothing was made (same_compute), an epoch in mode append draws as many plain samples more as would
+    have been made.
     """
-    train = prepared.images("train")
-    table = read_table(augment / "augmented.parquet", AUGMENTED)
-    about = json.loads((augment / "augmentation.json").read_text())
-    sources_A = table["source_sample_id"].to_numpy()
-    foreign = np.setdiff1d(sources_A, train.sample_ids_N)
+    train, made = prepared.images("train"), Made(augment)
+    foreign = np.setdiff1d(made.sources, train.sample_ids_N)
     if len(foreign):
         raise ValueError(
             f"{augment} holds samples made from {len(foreign)} that are no training samples, such as sample_id {foreign[0]}; "
             "remove it and submit again"
         )
-    extra = about["num_attributed"] if about["mode"] == "append" and not len(sources_A) else 0
-    if not len(sources_A):
-        return train, extra, 0
-    made = ImageSet.of(
-        read_array(augment / "samples.npy"),
-        rows=np.arange(len(sources_A)),
-        labels=table["label"].to_numpy(),
-        sample_ids=sources_A,
-        mean=train.mean_C,
-        std=train.std_C,
-    )
-    if about["mode"] == "replace":
-        train = train.take(np.flatnonzero(~np.isin(train.sample_ids_N, sources_A)))
-    return concatenate(train, made), extra, len(sources_A)
+    if not len(made.images):
+        return train, len(made.sources) if made.mode == "append" else 0, 0
+    images = ImageSet.of(made.images, labels=made.labels, sample_ids=made.sources, mean=train.mean_C, std=train.std_C)
+    if made.mode == "append":
+        return concatenate(train, images), 0, len(images)
+    kept = train.take(np.flatnonzero(~np.isin(train.sample_ids_N, made.sources)))
+    together = concatenate(kept, images)
+    return together.take(np.argsort(together.sample_ids_N, kind="stable")), 0, len(images)
 
 
 STAGE = Stage(name="retrain", needs=("prepare", "model", "augment"), provides="model", run=run)

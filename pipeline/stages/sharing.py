@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from pipeline.core.context import Context, StopRequested
 from pipeline.methods.training.ddp import any_rank, barrier
 
 Columns = dict[str, NDArray[Any]]
+END = "end"
+"""File that a rank writes after all others of its part."""
 
 
 def batches_of_part(num_items: int, context: Context, *, unit: str = "samples") -> Iterator[NDArray[np.int64]]:
@@ -44,8 +47,11 @@ def gather_columns(
     part.mkdir()
     for name, column in mine.items():
         np.save(part / f"{name}.npy", column, allow_pickle=False)
+    (part / END).write_text("")
     barrier(context.ranks)
     parts = [folder / f".part-{rank}" for rank in range(context.ranks.world_size)]
+    for other in parts:
+        _wait_for(other / END)
     names = sorted({path.stem for other in parts for path in other.glob("*.npy")})
     whole = {
         name: np.concatenate([np.load(p / f"{name}.npy", allow_pickle=False) for p in parts if (p / f"{name}.npy").exists()])
@@ -56,6 +62,19 @@ def gather_columns(
         path.unlink()
     part.rmdir()
     return whole
+
+
+def _wait_for(path: Path, wait_s: float = 60.0) -> None:
+    """Wait for a file that another rank has written, on a shared disk that lags.
+
+    Raises:
+        FileNotFoundError: it is not there after wait_s seconds.
+    """
+    deadline = time.monotonic() + wait_s
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"{path} of another rank is not there after {wait_s:g} s; is the store on a disk that all nodes share?")
+        time.sleep(0.05)
 
 
 def _reserve(path: Path) -> None:
@@ -109,6 +128,7 @@ class SharedArray:
         if self.ranks.is_first:
             whole, end = self._open(self.path, self.shape), 0
             for path in [self._part_path(rank) for rank in range(self.ranks.world_size)]:
+                _wait_for(path)
                 with path.open("rb") as file:
                     part = np.load(file, allow_pickle=False)
                 whole[end : end + len(part)] = part

@@ -172,11 +172,11 @@ def test_a_plan_that_can_not_be_written_whole_is_not_there(drafted, written, mon
 
 @pytest.mark.parametrize("name", [TABLE, FACTS])
 def test_a_folder_that_is_no_plan_is_told(drafted, written, tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=rf"holds no {TABLE}; `attrain plan EXPERIMENT` makes a plan and prints its folder"):
+    with pytest.raises(SettingsError, match=rf"holds no {TABLE}; `attrain plan EXPERIMENT` makes a plan and prints its folder"):
         Plan.read(tmp_path)
     plan = written(drafted())
     (plan.folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"holds no {name}; `attrain plan EXPERIMENT` makes"):
+    with pytest.raises(SettingsError, match=rf"holds no {name}; `attrain plan EXPERIMENT` makes"):
         Plan.read(plan.folder)
 
 

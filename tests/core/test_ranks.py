@@ -1,6 +1,5 @@
 """Which process of a step this is, and which part of the work is its own."""
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +27,18 @@ def test_the_three_variables_are_enough_for_another_launcher_like_torchrun():
     assert Ranks.from_env({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}) == Ranks(1, 2, 0, "torchrun")
 
 
+def test_variables_that_leaked_into_an_srun_step_do_not_count():
+    leaked = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    tasks = [SRUN | leaked | {"SLURM_PROCID": str(rank)} for rank in (0, 1)]
+    assert [Ranks.from_env(task) for task in tasks] == [Ranks(0, 4, 1, "srun"), Ranks(1, 4, 1, "srun")]
+
+
+def test_the_three_variables_count_in_a_batch_script():
+    three = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    assert Ranks.from_env({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "batch"} | three) == Ranks(1, 2, 0, "torchrun")
+    assert Ranks.from_env({"RANK": "1", "WORLD_SIZE": "2"}) == Ranks()
+
+
 @pytest.mark.parametrize("step", [{}, {"SLURM_STEP_ID": ""}, {"SLURM_STEP_ID": "batch"}])
 def test_a_batch_script_is_not_a_rank(step):
     env = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"} | step
@@ -48,15 +59,6 @@ def test_partly_set_variables_are_refused_by_name(env, wrong):
     partly = {key: value for key, value in env.items() if key != name} | ({} if wrong is None else {name: wrong})
     with pytest.raises(ValueError, match=f"{launcher} started this process, but {name} is not set to a number; start it with {launcher}"):
         Ranks.from_env(partly)
-
-
-@given(SIZES)
-def test_shards_hold_each_position_once_and_none_is_padded(sizes):
-    num_items, world_size = sizes
-    shards = [Ranks(rank, world_size).shard(num_items) for rank in range(world_size)]
-    assert sorted(np.concatenate(shards).tolist()) == list(range(num_items))
-    assert all((np.diff(shard) > 0).all() for shard in shards)
-    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 @given(SIZES)

@@ -11,7 +11,9 @@ from pipeline.core import tables
 from pipeline.core.tables import ATTRIBUTED, AUGMENTED, CONFUSION, INDEX, PREDICTIONS, TableError, read_table, write_table
 
 SCHEMAS = {name: getattr(tables, name) for name in ("INDEX", "ATTRIBUTED", "AUGMENTED", "PREDICTIONS", "CONFUSION")}
-ROWS = {"sample_id": [2, 0, 1], "label": [5, 3, 4], "source_sample_id": [20, 0, 10], "round": [1, 1, 2], "rule": ["c", "a", "b"]}
+ROWS = {"sample_id": [2, 0, 1], "label": [5, 3, 4], "source_sample_id": [20, 0, 10], "round": [1, 1, 2], "rule": ["c", "a", "b"]} | {
+    "num_changed": [8, 0, 4]
+}
 
 
 def columns(schema, *, num_rows=3):
@@ -42,7 +44,14 @@ def test_every_column_says_its_unit(name):
 def test_rows_are_sorted_by_sample_id_in_whatever_order_they_come(tmp_path_factory, order):
     path = tmp_path_factory.mktemp("table") / "augmented.parquet"
     ids = np.array(order)
-    given = {"sample_id": ids, "label": ids + 1, "source_sample_id": ids * 10, "round": np.ones(6), "rule": [f"r{i}" for i in ids]}
+    given = {
+        "sample_id": ids,
+        "label": ids + 1,
+        "source_sample_id": ids * 10,
+        "round": np.ones(6),
+        "rule": [f"r{i}" for i in ids],
+        "num_changed": ids,
+    }
     write_table(path, given, AUGMENTED)
     table = read_table(path, AUGMENTED).to_pydict()
     assert table["sample_id"] == list(range(6))

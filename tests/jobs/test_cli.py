@@ -111,7 +111,7 @@ WRONG = {
     "a setting that a run has not": (["methods", "atribution"], 78, "error: unknown setting 'atribution' (nearest: attribution; valid: "),
     "a folder without a plan": (
         ["run", "--plan", "nowhere", "--stage", "prepare", "--index", "0"],
-        1,
+        78,
         "error: nowhere holds no plan.parquet; `attrain plan EXPERIMENT` makes a plan",
     ),
     "a name too long for a file": (["submit", "x" * 5000], 1, "File name too long"),

@@ -117,6 +117,24 @@ REFUSED = {
         "experiment: e\nsweep: {list: [{arm: plain}, {arm: top, rounds: 2}]}\ntable: {control: plan}",
         r"table\.control: unknown arm 'plan' \(nearest: plain; valid: plain, top\)",
     ),
+    "an unknown arm as control of an arm": (
+        "experiment: e\nsweep: {list: [{arm: plain}, {arm: top, rounds: 2, control: plan}]}",
+        r"sweep: control: unknown arm 'plan' \(nearest: plain; valid: plain, top\)",
+    ),
+    "an arm as its own control": ("experiment: e\nsweep: {list: [{arm: x, control: x}]}", r"arm 'x' is its own control; leave it out"),
+    "an arm with two controls": (
+        "experiment: e\nsweep: {list: [{arm: a}, {arm: b}, {arm: x, control: a}, {arm: x, seed: 1, control: b}]}",
+        r"sweep: control: arm 'x' has 'a' and 'b'; give it one",
+    ),
+    "a number for a control": ("experiment: e\nsweep: {list: [{arm: x, control: 3}]}", r"sweep: control: wanted a name, got 3"),
+    "a metric of a split that the data do not have": (
+        "experiment: e\ntable: {metrics: [test_clean.accuracy]}",
+        r"'test_clean\.accuracy': no data set of the runs has split 'test_clean' \(nearest: test; valid: test, validation\)",
+    ),
+    "a metric of a validation that is not held out": (
+        "experiment: e\nbase: {data: {dataset: shortcut, base: {dataset: mnist_small, folds: 1}}}\ntable: {metrics: [validation.nll]}",
+        r"no data set of the runs has split 'validation' \(valid: test, test_clean\)",
+    ),
     "an unknown metric in the table": (
         "experiment: e\ntable: {metrics: [test.acuracy]}",
         r"got 'test\.acuracy' \(nearest: accuracy; valid:",
@@ -308,6 +326,35 @@ def test_an_experiment_of_some_of_the_runs_has_no_control_that_is_not_among_them
     assert experiment.only([0, 1]).file.table.control == "plain"
     assert experiment.only([1]).file.table.control is None
     assert [run.arm for run in experiment.only([1]).runs] == ["top"]
+
+
+def test_an_arm_may_name_its_own_control_which_is_no_setting(load, tmp_path):
+    arms = [
+        {"arm": "plain"},
+        {"arm": "twice", "rounds": 2},
+        {"arm": "top", "rounds": 3, "control": "twice"},
+        {"rounds": 4, "control": "plain"},
+    ]
+    experiment = load(sweep={"list": arms, "seed": [0, 1]}, table={"control": "plain"})
+    labels = [("plain", None), ("twice", None), ("top", "twice"), ("rounds=4", "plain")]
+    assert [(run.arm, run.control) for run in experiment.runs] == [label for label in labels for _ in range(2)]
+    planned = draft(experiment, Store(tmp_path)).facts["identity"]["runs"]
+    assert [(run["arm"], run["control"]) for run in planned] == [(run.arm, run.control) for run in experiment.runs]
+    assert [step.key for step in experiment.steps.steps] == [
+        step.key for step in load(sweep={"rounds": [1, 2, 3, 4], "seed": [0, 1]}).steps.steps
+    ]
+
+
+def test_an_arm_whose_own_control_is_left_out_is_not_held_against_another(load):
+    arms = [{"arm": "plain"}, {"arm": "twice", "rounds": 2}, {"arm": "top", "rounds": 3, "control": "twice"}]
+    kept = load(sweep={"list": arms}, table={"control": "plain"}).only([0, 2])
+    assert (kept.file.table.control, [(run.arm, run.control) for run in kept.runs]) == ("plain", [("plain", None), ("top", "twice")])
+
+
+@pytest.mark.parametrize("column", ["test.nll", "test_clean.nll", "validation.nll"])
+def test_the_table_may_show_every_split_that_one_of_the_data_sets_has(load, column):
+    data = {"data": [{"dataset": "mnist_small", "folds": 1}, {"dataset": "shortcut"}]}
+    assert load(sweep=data, table={"metrics": [column]}).file.table.metrics == (column,)
 
 
 def attrain(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -205,42 +205,25 @@ def damage(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
-def test_a_truncated_artifact_is_named_and_the_same_command_continues_once_it_is_removed(tiny, undisturbed, finished):
-    (prepare,) = steps_of("prepare", finished)
-    damage(finished / prepare / "samples.npy")
-    for name in steps_of("evaluate", finished):
-        shutil.rmtree(finished / name)
-
-    done = submit(tiny, store=finished)
-
-    assert done.returncode == 1
-    folder = finished / prepare
-    assert f"needs {prepare}, but {folder / 'samples.npy'} has" in done.stdout
-    assert f"remove {folder} and submit again to make it anew" in done.stdout
+@pytest.mark.parametrize(("stage", "file"), [("prepare", "samples.npy"), ("evaluate", "predictions.parquet")])
+def test_a_truncated_artifact_is_set_aside_and_made_anew_by_the_same_command(tiny, undisturbed, finished, stage, file):
+    damaged = steps_of(stage, finished)[0]
+    damage(finished / damaged / file)
     assert attrain("verify", store=finished).returncode == 1
-
-    shutil.rmtree(folder)
-    again = submit(tiny, store=finished)
-
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert_equal_tables(finished, undisturbed)
-
-
-@pytest.mark.slow
-def test_a_truncated_final_artifact_is_no_result(tiny, undisturbed, finished):
-    damaged = steps_of("evaluate", finished)[0]
-    damage(finished / damaged / "predictions.parquet")
+    broken = attrain("collect", "tiny", "--strict", store=finished)
+    if stage == "evaluate":
+        assert broken.returncode == 1
+        assert "Incomplete: 1 of 6 runs not done" in broken.stdout
 
     done = submit(tiny, store=finished)
 
-    assert "Incomplete: 1 of 6 runs not done" in done.stdout
-    assert sorted(tables(finished)["results"]["state"].str.partition(":")[0]) == ["broken", *["done"] * 5]
-
-    shutil.rmtree(finished / damaged)
-    again = submit(tiny, store=finished)
-
-    assert again.returncode == 0, again.stdout + again.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{finished / damaged / file} has " in done.stdout
+    assert "1 to run" in done.stdout
+    (aside,) = (finished / stage).glob("*.broken-*")
+    assert f"set aside as {aside}, to be made anew" in done.stdout
     assert_equal_tables(finished, undisturbed)
+    assert attrain("verify", store=finished).returncode == 0
 
 
 @pytest.mark.parametrize("what", ["another size", "another step", "no files", "no JSON"])
@@ -275,6 +258,20 @@ def test_verify_finds_a_file_with_other_bytes_of_the_same_number(finished):
     assert done.returncode == 1
     assert f"{prepare}: {path} has another sha256 than its record says" in done.stdout
     assert f"{NUM_STEPS} artifacts, 1 not as recorded" in done.stdout
+
+
+def test_verify_goes_on_after_a_bad_record_and_names_every_bad_artifact(finished):
+    names = [*steps_of("prepare", finished), *steps_of("evaluate", finished)[:2]]
+    first, second, third = (finished / name / "record.json" for name in names)
+    first.write_text("{")
+    second.write_text("{}")
+    damage(third.parent / "predictions.parquet")
+    done = attrain("verify", store=finished)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"{names[0]}: {first} is not JSON" in done.stdout
+    assert f"{names[1]}: {second} names no files" in done.stdout
+    assert f"{names[2]}: {third.parent / 'predictions.parquet'} has" in done.stdout
+    assert f"{NUM_STEPS} artifacts, 3 not as recorded" in done.stdout
 
 
 def write_mnist(root: Path) -> Path:

@@ -23,7 +23,11 @@ def printed(summary: pd.DataFrame, *, width: int = 120, notes: list[str] | None 
 def row(*, control: bool = False, **said: float) -> dict[str, object]:
     complete = {"mean": 0.853, "sd": 0.012, "n_found": 3, "n_expected": 3, "difference": 0.412, "low": 0.33, "high": 0.49}
     more = {"t_low": -0.1034, "t_high": 0.7, "num_pairs": 3}
-    return {"control": control, **{f"m.{name}": value for name, value in (complete | more | said).items()}}
+    return {
+        "control": control,
+        "compared_with": "" if control else "same compute",
+        **{f"m.{name}": value for name, value in (complete | more | said).items()},
+    }
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,10 @@ def test_the_control_is_not_compared_with_itself():
     assert difference_cell(row(control=True), "m") == ("control", "")
 
 
+def test_an_arm_whose_control_is_not_there_says_so():
+    assert difference_cell(row() | {"compared_with": ""}, "m") == ("n/a", "no control")
+
+
 def test_two_metrics_with_differences_fit_120_columns_uncut(sweep):
     summary = summarise(sweep, metrics=METRICS, control="same compute")
     table = printed(summary)
@@ -110,6 +118,19 @@ def test_the_caption_says_what_each_sign_means(sweep):
         "nll: nats",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("control", "sentence"),
+    [
+        ("none", "Difference: to none; replace_top 0.01 replace: to same compute, paired"),
+        (None, "Difference: replace_top 0.01 replace: to same"),
+    ],
+)
+def test_the_caption_names_the_arms_that_have_a_control_of_their_own(sweep, control, sentence):
+    summary = summarise(sweep, metrics=METRICS, control=control, controls={"replace_top 0.01 replace": "same compute"})
+    assert sentence in " ".join(caption(summary))
+    assert "difference" in to_markdown(summary)
 
 
 def test_without_a_control_there_is_no_difference_column(sweep):

@@ -75,6 +75,27 @@ def test_a_sweep_in_which_nothing_is_done_is_summarised_without_metric_columns()
     assert (row["n_found"], row["n_expected"]) == (0, 1)
 
 
+def test_an_arm_is_compared_with_its_own_control_where_it_has_one():
+    runs = runs_of(none=[0.25, 0.5], same=[0.5, 0.75], top=[1.0, 1.0], bottom=[0.0, 0.25])
+    summary = summarise(runs, metrics=["test.accuracy"], control="none", controls={"top": "same"}).set_index("arm")
+    assert summary["compared_with"].to_dict() == {"none": "", "same": "none", "top": "same", "bottom": "none"}
+    assert summary["control"].to_dict() == {"none": True, "same": False, "top": False, "bottom": False}
+    assert summary["test.accuracy.difference"].drop("none").to_dict() == {"same": 0.25, "top": 0.375, "bottom": -0.25}
+
+
+def test_an_arm_whose_own_control_has_no_runs_is_compared_with_no_other():
+    summary = summarise(runs_of(none=[0.5], top=[1.0]), metrics=["test.accuracy"], control="none", controls={"top": "same"})
+    assert list(summary["compared_with"]) == ["", ""]
+    assert list(summary["test.accuracy.num_pairs"]) == [0, 0]
+    assert summary["test.accuracy.difference"].isna().all()
+
+
+def test_arms_may_have_controls_where_the_table_has_none():
+    summary = summarise(runs_of(none=[0.5], top=[1.0]), metrics=["test.accuracy"], control=None, controls={"top": "none"})
+    assert list(summary["compared_with"]) == ["", "none"]
+    assert (summary["control"].any(), summary["test.accuracy.difference"][1]) == (False, 0.5)
+
+
 def test_one_arm_alone_has_no_control_and_no_difference():
     row = row_of(runs_of(only=[0.25, 0.75]), "only")
     assert (row["mean"], row["control"], row["num_pairs"]) == (0.5, False, 0)

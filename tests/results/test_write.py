@@ -23,12 +23,14 @@ def test_all_tables_are_written_and_nothing_is_left_aside(sweep, tmp_path):
 
 
 def test_the_tables_hold_what_went_in(sweep, tmp_path):
-    summary = summarise(sweep, metrics=["test.accuracy"], control="none")
+    summary = summarise(sweep, metrics=["test.accuracy"], control="none", controls={"replace_top 0.01 append": "same compute"})
     write_results(tmp_path, sweep, summary, META)
     wanted = sweep.assign(**{"model.channels": "[16,32]"})
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), wanted, check_dtype=False)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), wanted, check_dtype=False)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "summary.parquet"), summary, check_dtype=False)
+    written = pd.read_csv(tmp_path / "summary.csv", keep_default_na=False)
+    assert list(written["compared_with"]) == list(summary["compared_with"])
 
 
 def test_the_parquet_files_carry_units_and_what_they_are_of(sweep, tmp_path):

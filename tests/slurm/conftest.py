@@ -77,7 +77,7 @@ class Cluster:
                 return known
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not ended after {timeout_s} s: {left}")
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     def wait_until(self, reached: Callable[[], bool], timeout_s: float = 90) -> None:
         """Wait until something is so, asked every so often."""
@@ -85,7 +85,7 @@ class Cluster:
         while not reached():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not so after {timeout_s} s; the queue: {self.squeue('--states=all')}")
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     def empty(self) -> None:
         """Cancel all jobs."""

@@ -14,7 +14,7 @@ experiment: long
 base:
   data: {dataset: mnist_small, num_train: 400, num_test: 100}
   model: {model: small_cnn}
-  pretraining: {epochs: 40}
+  pretraining: {epochs: 30}
 sweep: {seed: [0, 1, 2]}
 """
 

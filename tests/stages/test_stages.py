@@ -1,6 +1,7 @@
 """What the stages hand one another, on a few digits: each test runs real steps in this process."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -130,16 +131,11 @@ def test_only_training_samples_are_attributed_and_trained_on(finished, arm):
 
 
 def test_samples_made_from_others_than_training_samples_are_refused(finished, tmp_path):
-    from pipeline.core.tables import write_table
-
-    source = finished.folder("append", "augment")
-    table = read_table(source / "augmented.parquet", AUGMENTED)
+    shutil.copytree(finished.folder("append", "augment"), tmp_path, dirs_exist_ok=True)
     test_id = int(finished.prepared().images("test").sample_ids_N[0])
-    ids = table["source_sample_id"].to_numpy().copy()
-    ids[0] = test_id
-    columns = {name: table[name].to_numpy() for name in table.column_names} | {"source_sample_id": ids}
-    write_table(tmp_path / "augmented.parquet", columns, AUGMENTED)
-    (tmp_path / "augmentation.json").write_text((source / "augmentation.json").read_text())
+    sources = np.load(tmp_path / "sources.npy")
+    sources[0] = test_id
+    np.save(tmp_path / "sources.npy", sources)
     with pytest.raises(ValueError, match=rf"made from 1 that are no training samples, such as sample_id {test_id}; remove it"):
         training_set(finished.prepared(), tmp_path)
 
@@ -216,9 +212,35 @@ def test_a_second_round_explains_the_model_that_the_first_one_left(finished):
     second = next(step for step in finished.chain("two rounds") if (step.stage, step.round) == ("attribute", 2))
     first = next(step for step in finished.chain("two rounds") if (step.stage, step.round) == ("retrain", 1))
     assert second.inputs["model"] == first.name
-    assert set(finished.made("two rounds", 2)[0]["round"]) == {2}
     one, two = (read_array(finished.folder("two rounds", "attribute", number) / "attributions.npy") for number in (1, 2))
     assert not np.array_equal(one, two)
+
+
+def test_a_second_round_adds_to_what_the_first_one_did(finished):
+    plain = read_array(finished.prepared().folder / "samples.npy")
+    chosen = [
+        read_table(finished.folder("two rounds", "attribute", number) / "attributed.parquet", ATTRIBUTED)["sample_id"].to_numpy()
+        for number in (1, 2)
+    ]
+    (one, first), (two, second) = (finished.made("two rounds", number) for number in (1, 2))
+    ids = np.asarray(two["source_sample_id"])
+    np.testing.assert_array_equal(ids, np.union1d(*chosen))
+    np.testing.assert_array_equal(two["round"], np.where(np.isin(ids, chosen[1]), 2, 1))
+    first_of = dict(zip(one["source_sample_id"], first, strict=True))
+    assert set(chosen[0]) - set(chosen[1])
+    assert set(chosen[0]) & set(chosen[1])
+    for source, image, num_changed in zip(ids, second, two["num_changed"], strict=True):
+        assert num_changed == (image != plain[source]).any(axis=0).sum()
+        if source in first_of and source not in chosen[1]:
+            np.testing.assert_array_equal(image, first_of[source])
+        if source in first_of and source in chosen[1]:  # At most a round's worth of pixels differs from the first round's image.
+            assert 0 < (image != first_of[source]).any(axis=0).sum() <= round(0.1 * 28 * 28)
+
+
+def test_in_mode_replace_an_arm_draws_its_samples_in_the_order_of_plain_training(finished):
+    data, _, num_made = training_set(finished.prepared(), finished.folder("replace", "augment"))
+    assert num_made == NUM_WORST
+    np.testing.assert_array_equal(data.sample_ids_N, finished.prepared().images("train").sample_ids_N)
 
 
 def test_the_first_round_of_two_is_the_round_of_a_run_with_one(finished):
@@ -230,6 +252,21 @@ def test_retraining_from_scratch_does_not_start_at_the_pretrained_weights(finish
 
     weights = {arm: load_file(finished.folder(arm, "retrain") / "weights.safetensors") for arm in ("append", "from scratch")}
     assert any(not np.allclose(weights["append"][name], weights["from scratch"][name], atol=1e-3) for name in weights["append"])
+
+
+@pytest.mark.parametrize(("stage", "epochs"), [("pretrain", 3), ("retrain", 2)])
+def test_a_trained_model_keeps_its_history_as_tensorboard_scalars(finished, stage, epochs):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = finished.folder("append", stage)
+    history = json.loads((folder / "history.json").read_text())
+    assert len(history) == epochs
+    assert len(list((folder / "tensorboard").glob("events.out.tfevents.*"))) == 1
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {f"training/{name}" for name in history[0]}
+    for name in history[0]:
+        points = [(event.step, event.value) for event in events.Scalars(f"training/{name}")]
+        assert points == [(row["step"], pytest.approx(row[name])) for row in history]
 
 
 def test_a_run_in_which_nothing_is_selected_ends_well(finished):

@@ -97,10 +97,17 @@ class ReplaceRandom(Replace):
     """Replace as many pixels, drawn at random without a look at the attributions: the control of equal size."""
 
     rule: Literal["replace_random"] = "replace_random"
+    among: Literal["all", "changed"] = "all"
+    """Which pixels are drawn first: all alike, or those that the value would change, with noise all. Where most pixels have the
+    value already, as black ones with zero, few of those drawn among all change, unlike the top ones."""
 
     def __call__(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
         """The images without pixels that each sample's stream draws. See `Changer`."""
+        check_images(x_BCHW)
         scores_BP = drawn(x_BCHW, x_BCHW.shape[2:].numel(), streams=streams, draw=PIXEL_DRAW)
+        if self.among == "changed" and self.value != "noise":
+            # Draws are below 1: any pixel that would change is before all others.
+            scores_BP = scores_BP + (VALUES[self.value](x_BCHW, streams) != x_BCHW).any(1).flatten(1)
         return replaced(x_BCHW, scores_BP, fraction=self.fraction, value=self.value, streams=streams)
 
 
@@ -128,14 +135,23 @@ def drawn(x_BCHW: torch.Tensor, size: int, *, streams: SampleStreams, draw: int)
     return torch.from_numpy(streams.uniform(size, draw=draw)).to(x_BCHW.device)
 
 
-def replaced(x_BCHW: torch.Tensor, scores_BP: torch.Tensor, *, fraction: float, value: str, streams: SampleStreams) -> torch.Tensor:
-    """(B, C, H, W) copy of the images in which the highest scored pixels are replaced; ties go to the lowest pixel index.
+def check_images(x_BCHW: torch.Tensor) -> None:
+    """Refuse what are no images.
 
     Raises:
         ValueError: the images are not uint8 (B, C, H, W).
     """
     if x_BCHW.ndim != 4 or x_BCHW.dtype != torch.uint8:
         raise ValueError(f"wanted images uint8 (B, C, H, W), got {x_BCHW.dtype} {tuple(x_BCHW.shape)}")
+
+
+def replaced(x_BCHW: torch.Tensor, scores_BP: torch.Tensor, *, fraction: float, value: str, streams: SampleStreams) -> torch.Tensor:
+    """(B, C, H, W) copy of the images in which the highest scored pixels are replaced; ties go to the lowest pixel index.
+
+    Raises:
+        ValueError: the images are not uint8 (B, C, H, W).
+    """
+    check_images(x_BCHW)
     count = max(1, round(fraction * scores_BP.shape[1]))
     # A threshold would take all of its ties: more than `count` pixels where many score 0. So would the unstable topk take any.
     chosen_BP = scores_BP.argsort(dim=1, descending=True, stable=True)[:, :count]

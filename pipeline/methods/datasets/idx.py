@@ -7,7 +7,7 @@ and then the values in C order.
 import struct
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ PREFIXES = {"train": "train", "test": "t10k"}
 class Mnist(SplitSettings):
     """70,000 handwritten digits, 28 x 28 grey (LeCun et al. 1998, doi:10.1109/5.726791), from MNIST/raw/*-ubyte[.gz]."""
 
+    test_splits: ClassVar[tuple[str, ...]] = ("test",)
     dataset: Literal["mnist"] = "mnist"
 
     def missing_files(self, root: Path) -> tuple[Path, ...]:

@@ -2,7 +2,7 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ FILE = Path("data/data/mnist_5k.csv.gz")
 class MnistSmall(SplitSettings):
     """5,000 handwritten digits, 28 x 28 grey, embedded: nothing to download."""
 
+    test_splits: ClassVar[tuple[str, ...]] = ("test",)
     dataset: Literal["mnist_small"] = "mnist_small"
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of the digits that makes the test split, in equal shares of each class."""

@@ -5,7 +5,7 @@ N = samples, C = channels, H, W = pixels
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,9 @@ class Samples:
 
 class DatasetSettings(Protocol):
     """What each member of `Dataset` does."""
+
+    test_splits: ClassVar[tuple[str, ...]]
+    """Splits that `load` gives beside `train`."""
 
     @property
     def folds(self) -> int:

@@ -5,7 +5,7 @@ N = samples, C = channels, H, W = pixels, K = classes
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ class Shortcut(Settings):
     random. The split `test_clean` holds the test images once more, without a patch.
     """
 
+    test_splits: ClassVar[tuple[str, ...]] = ("test", "test_clean")
     dataset: Literal["shortcut"] = "shortcut"
     base: Annotated[MnistSmall | Mnist, Field(discriminator="dataset")] = Field(default_factory=MnistSmall)
     """The data set that the patches are put into; its folds are those of the whole."""

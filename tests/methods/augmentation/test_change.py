@@ -87,6 +87,48 @@ def test_random_pixels_are_everywhere_equally_likely():
     torch.testing.assert_close(share, torch.full((4, 4), 0.25).double(), rtol=0, atol=0.048)
 
 
+MOSTLY_BLACK = torch.zeros(3, 2, 4, 5, dtype=torch.uint8)
+MOSTLY_BLACK[:, 1, 1:3] = 200  # 10 of 20 pixels, in one of two channels
+
+
+def test_random_pixels_among_changed_ones_all_change():
+    made = ReplaceRandom(fraction=0.4, value="zero", among="changed")(MOSTLY_BLACK, MOSTLY_BLACK, streams=streams(3))
+    masks = (made != MOSTLY_BLACK).any(1).flatten(1)
+    assert masks.sum(1).tolist() == [8, 8, 8]
+    assert len({tuple(mask) for mask in masks.tolist()}) == 3
+
+
+def test_random_pixels_that_would_change_are_equally_likely():
+    x = MOSTLY_BLACK[:1].expand(2000, 2, 4, 5)
+    made = ReplaceRandom(fraction=0.25, value="zero", among="changed")(x, x, streams=streams(2000))
+    share = (made != x).any(1).double().mean(0)
+    # Five standard errors of a share of 1/2 in 2,000 are 0.056.
+    torch.testing.assert_close(share[1:3], torch.full((2, 5), 0.5).double(), rtol=0, atol=0.056)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.6, 1.0])
+def test_random_pixels_among_too_few_changed_ones_are_all_of_them(fraction):
+    made = ReplaceRandom(fraction=fraction, value="zero", among="changed")(MOSTLY_BLACK, MOSTLY_BLACK, streams=streams(3))
+    assert (made != MOSTLY_BLACK).any(1).sum((1, 2)).tolist() == [10] * 3
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_random_pixels_among_changed_ones_do_not_depend_on_the_batch(value):
+    x = torch.where(torch.arange(35).reshape(5, 7) % 3 == 0, images()[0], 0).to(torch.uint8)
+    rule, order = ReplaceRandom(value=value, among="changed"), np.array([4, 0, 3])
+    together = rule(x, x, streams=streams())
+    assert torch.equal(rule(x[order], x[order], streams=streams().at(order)), together[order])
+    if value == "noise":
+        assert torch.equal(together, ReplaceRandom(value=value)(x, x, streams=streams()))
+
+
+def test_random_pixels_are_drawn_among_all_as_ever():
+    rule = ReplaceRandom(fraction=0.25, value="zero")
+    assert rule == ReplaceRandom(fraction=0.25, value="zero", among="all")
+    made = rule(torch.full((2, 1, 2, 6), 9, dtype=torch.uint8), torch.zeros(2, 1, 2, 6), streams=streams(2))
+    assert [one.flatten().eq(0).nonzero().flatten().tolist() for one in made] == [[1, 6, 11], [0, 4, 5]]
+
+
 @pytest.mark.parametrize(("value", "expected"), [("zero", [0, 0]), ("mean", [5, 90]), ("min", [2, 70]), ("max", [11, 100])])
 def test_a_value_is_the_images_own_channel_by_channel(value, expected):
     x = torch.tensor([[[[2, 3, 4, 11]], [[70, 90, 100, 99]]], [[[200, 200, 200, 200]], [[1, 1, 1, 1]]]], dtype=torch.uint8)
@@ -121,6 +163,8 @@ def test_what_does_not_fit_is_refused(rule):
         rule()(x[..., 0], phi[..., 0], streams=streams())
     with pytest.raises(ValueError, match=r"wanted one stream an image, 6, got 2"):
         rule(value="noise")(x, phi, streams=streams(2))
+    with pytest.raises(ValueError, match="wanted images uint8"):
+        ReplaceRandom(among="changed")(x[..., 0], phi[..., 0], streams=streams())
 
 
 @pytest.mark.parametrize("rule", [ReplaceTop, ReplaceBottom])

@@ -25,6 +25,7 @@ def test_the_split_is_even_over_the_classes_and_decided_by_its_seed():
     first, same, other = (MnistSmall(split_seed=seed).load(NOWHERE) for seed in (0, 0, 1))
     assert np.bincount(first.labels_N[first.splits_N == "test"]).tolist() == [100] * 10
     assert np.bincount(first.labels_N[first.splits_N == "train"]).tolist() == [400] * 10
+    assert set(first.splits_N) == {"train", *MnistSmall.test_splits}
     assert first.sources_N == same.sources_N
     assert first.sources_N != other.sources_N
 

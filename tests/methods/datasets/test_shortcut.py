@@ -51,6 +51,7 @@ def test_in_the_test_split_the_place_says_nothing_of_the_label():
 
 def test_nothing_but_the_patch_differs_from_the_clean_images(clean):
     samples = Shortcut().load(NOWHERE)
+    assert set(samples.splits_N) == {"train", *Shortcut.test_splits}
     assert samples.splits_N.tolist() == [*clean.splits_N.tolist(), *["test_clean"] * 1000]
     changed = samples.images_NCHW[:5000] != clean.images_NCHW
     assert changed.any(axis=(1, 2, 3)).all()
