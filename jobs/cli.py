@@ -3,6 +3,7 @@
 The commands, each a function; what they do lives in the modules they call. Nothing here imports torch.
 """
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -312,7 +313,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _end(f"{error}; check space and permissions, then run the same command again", 1)
+        on_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+        _end(f"{error}" + ("; check space and permissions, then run the same command again" if on_disk else ""), 1)
 
 
 def _end(message: str, code: int) -> NoReturn:

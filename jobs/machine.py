@@ -60,8 +60,12 @@ def choose_device(resources: Resources, ranks: Ranks) -> str:
     return f"cuda:{ranks.local_rank % count}"
 
 
-def reset_peak_memory() -> None:
+def reset_peak_memory(device: str) -> None:
     """Start counting anew: a warm worker runs many steps (Linux; elsewhere the process's peak stands)."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -74,6 +78,15 @@ def peak_memory_mb() -> float:
                 return round(int(line.split()[1]) / 1024, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def peak_gpu_memory_mb(device: str) -> float | None:
+    """Most memory allocated on the GPU since the last reset, in MiB; None on a CPU."""
+    if device == "cpu":
+        return None
+    import torch
+
+    return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
 
 
 def device_name(device: str) -> str:

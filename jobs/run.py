@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.machine import choose_device, device_name, peak_memory_mb, reset_peak_memory
+from jobs.machine import choose_device, device_name, peak_gpu_memory_mb, peak_memory_mb, reset_peak_memory
 from jobs.planning import check_code
 from jobs.resources import Resources
 from pipeline.core.context import Context, StopRequested
@@ -287,7 +287,7 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
         should_stop=task.stop,
         progress=ProgressFile(scratch.parent / PROGRESS, also=task.progress) if task.ranks.is_first else _silent,
     )
-    reset_peak_memory()
+    reset_peak_memory(device)
     started, clock = time.time(), time.monotonic()
     stage_named(task.step.stage).run(**own, inputs=inputs, out=out, context=context)
     return {
@@ -298,6 +298,7 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.monotonic() - clock, 3),
         "peak_memory_mb": peak_memory_mb(),
+        "peak_gpu_memory_mb": peak_gpu_memory_mb(device),
         "device": device_name(device),
         "num_processes": task.ranks.world_size,
         "num_threads": torch.get_num_threads(),
