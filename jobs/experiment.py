@@ -279,6 +279,7 @@ def expand(file: ExperimentFile, *, where: str) -> Iterable[Run]:
     Raises:
         SettingsError: a run's settings are wrong, or the sweep is.
     """
+    parse(RunConfig, file.base, where=f"{where}: base")  # What is wrong in the base is wrong there, not in some run.
     in_order = sorted(file.sweep.items(), key=lambda item: item[0] == "seed")
     blocks = [_block(name, values, where=f"{where}: sweep.{name}") for name, values in in_order]
     _check_blocks(blocks, where=where)

@@ -1,6 +1,7 @@
 """`attrain methods`: what an experiment file can name, read from the settings classes themselves."""
 
 from collections.abc import Iterator
+from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from rich.text import Text
@@ -36,4 +37,5 @@ def _fields(cls: type[BaseModel], *, indent: int) -> Iterator[Text]:
         if name != chooser:
             default = info.get_default(call_default_factory=True, validated_data={})
             shown = default.__class__.__name__ if isinstance(default, BaseModel) else default
-            yield Text(" " * indent + f"{name}: {shown}") + Text(f"  {' '.join((info.description or '').split())}", style="dim")
+            one_of = f" (one of {', '.join(map(str, get_args(info.annotation)))})" if get_origin(info.annotation) is Literal else ""
+            yield Text(" " * indent + f"{name}: {shown}{one_of}") + Text(f"  {' '.join((info.description or '').split())}", style="dim")

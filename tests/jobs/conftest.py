@@ -8,6 +8,13 @@ import pytest
 from tests.jobs.support import submit, write_experiment
 
 
+@pytest.fixture(autouse=True)
+def _defaults(monkeypatch):
+    """Commands that run in this process see neither our data nor our store."""
+    for name in ("ATTRAIN_DATA", "ATTRAIN_STORE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """The file of the tiny experiment."""

@@ -30,7 +30,7 @@ REFUSED = {
     "an unknown field of a run": ("experiment: e\nbase: {pretaining: {}}", r"unknown field 'pretaining' \(nearest: pretraining;"),
     "an unknown field of a part": (
         "experiment: e\nbase: {pretraining: {epoch: 3}}",
-        r"e\.yaml: run base\.pretraining: unknown field 'epoch' \(nearest: epochs;",
+        r"e\.yaml: base\.pretraining: unknown field 'epoch' \(nearest: epochs;",
     ),
     "an unknown field of the resources": ("experiment: e\nresources: {retrain: {gpus: 1}}", r"retrain: unknown field 'gpus' \(.*valid:"),
     "an unknown stage in the resources": ("experiment: e\nresources: {retrian: {}}", r"unknown stage 'retrian' \(nearest: retrain; valid:"),
