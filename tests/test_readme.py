@@ -22,6 +22,13 @@ def test_readme_has_commands_to_try():
     assert commands()[0] == "make demo"
 
 
+def test_the_table_of_the_readme_is_the_one_that_was_measured():
+    measured = (ROOT / "results" / "reference" / "quickstart" / "summary.md").read_text()
+    assert measured in (ROOT / "README.md").read_text()
+    assert re.search(r"commit: [0-9a-f]{12};", measured)
+    assert "hardware: " in measured
+
+
 @pytest.mark.slow
 def test_every_command_of_the_readme_ends_well(tmp_path):
     if not (ROOT / ".venv" / "bin" / "attrain").exists():

@@ -1,0 +1,64 @@
+"""`bash sbatch/full_sweep.sbatch` where there is no SLURM: the whole experiment file, on few digits."""
+
+import gzip
+import os
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALLER = {
+    "base.pretraining.epochs": "1",
+    "base.retraining.epochs": "1",
+    "base.attribution.num_steps": "2",
+    "base.model": "{model: mlp, hidden: [16]}",
+    "sweep.seed": "[0]",
+}
+BASES = "[{dataset: mnist_small, num_train: 150, num_test: 60}, {dataset: mnist, num_train: 150, num_test: 60}]"
+
+
+def full_sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the script as a user without SLURM would, from another folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "ATTRAIN"))}
+    env = kept | {"ATTRAIN_STORE": str(folder / "runs"), "ATTRAIN_DATA": str(folder / "data"), "SLURM_CONF": str(folder / "none")}
+    changes = [part for name, value in SMALLER.items() for part in ("--set", f"{name}={value}")]
+    command = ["bash", str(ROOT / "sbatch" / "full_sweep.sbatch"), *arguments, *changes]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def write_mnist(folder: Path) -> None:
+    """The four files of MNIST, with a few random images."""
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for name, count in (("train", 200), ("t10k", 100)):
+        images = draw.integers(256, size=(count, 28, 28), dtype=np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(struct.pack(">4i", 2051, count, 28, 28) + images.tobytes()))
+        (folder / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2i", 2049, count) + labels.tobytes()))
+
+
+def test_data_sets_whose_files_are_not_there_are_named_or_refused(tmp_path):
+    named = full_sweep(tmp_path, "--dry-run", "--backend", "local")
+    assert named.returncode == 0, named.stderr
+    assert "left out: 16 runs of data set shortcut over mnist: " in named.stdout
+    refused = full_sweep(tmp_path, "--strict")
+    assert (refused.returncode, refused.stdout) == (78, "")
+    assert "data set shortcut over mnist: " in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_full_sweep_runs_on_this_machine_and_ends_in_a_table_for_each_data_set(tmp_path):
+    write_mnist(tmp_path / "data" / "MNIST" / "raw")
+    done = full_sweep(tmp_path, "--set", f"sweep.data.base={BASES}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folders = sorted(path.name for path in (tmp_path / "runs" / "results" / "full_sweep").iterdir())
+    assert folders == ["data.base=mnist", "data.base=mnist_small"]
+    for folder in folders:
+        runs = pd.read_parquet(tmp_path / "runs" / "results" / "full_sweep" / folder / "results.parquet")
+        assert (len(runs), set(runs["state"])) == (16, {"done"})
+    again = full_sweep(tmp_path, "--set", f"sweep.data.base={BASES}")
+    assert " 0 to run (local)" in again.stdout
