@@ -226,10 +226,11 @@ def test_a_truncated_artifact_is_set_aside_and_made_anew_by_the_same_command(tin
     assert attrain("verify", store=finished).returncode == 0
 
 
-@pytest.mark.parametrize("what", ["another size", "another step", "no files", "no JSON"])
-def test_a_record_that_disagrees_with_its_files_is_named_with_what_to_do(finished, what):
-    (prepare,) = steps_of("prepare", finished)
-    path = finished / prepare / "record.json"
+RECORDS = ("another size", "another step", "no files", "no JSON")
+
+
+def falsify(path: Path, what: str) -> None:
+    """Make a record disagree with its files, or be none."""
     record = json.loads(path.read_text())
     if what == "another size":
         record["files"]["samples.npy"]["bytes"] += 1
@@ -238,6 +239,25 @@ def test_a_record_that_disagrees_with_its_files_is_named_with_what_to_do(finishe
     elif what == "no files":
         del record["files"]
     path.write_text("{" if what == "no JSON" else json.dumps(record))
+
+
+@pytest.mark.parametrize("what", RECORDS)
+def test_after_a_record_that_disagrees_with_its_files_the_same_command_continues(tiny, undisturbed, finished, what):
+    (prepare,) = steps_of("prepare", finished)
+    falsify(finished / prepare / "record.json", what)
+
+    done = submit(tiny, store=finished)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"set aside as {finished / prepare}.broken-" in done.stdout
+    assert "1 to run" in done.stdout
+    assert_equal_tables(finished, undisturbed)
+
+
+@pytest.mark.parametrize("what", RECORDS)
+def test_a_record_that_disagrees_with_its_files_is_named_with_what_to_do(finished, what):
+    (prepare,) = steps_of("prepare", finished)
+    falsify(finished / prepare / "record.json", what)
     (plan,) = (finished / "plans").iterdir()
     shutil.rmtree(finished / "pretrain")
 
