@@ -88,12 +88,13 @@ def _run_first(task: Task) -> int:
     """Rank 0: claim, say where to work, work, publish."""
     with contextlib.ExitStack() as stack:
         try:
-            inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
             attempt = stack.enter_context(claimed(task))
+            if attempt is None:
+                return _tell_all(DONE, task)
+            with recorded_failure(attempt, task):
+                inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
         except Exception as error:
             return _tell_all(tell(error, task), task)
-        if attempt is None:
-            return _tell_all(DONE, task)
         broadcast_text(json.dumps({"folder": str(attempt.folder), "earlier": [str(p) for p in attempt.earlier]}), task.ranks)
         try:
             with recorded_failure(attempt, task):

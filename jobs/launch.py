@@ -10,6 +10,7 @@ from rich.text import Text
 
 from jobs import slurm
 from jobs.experiment import Experiment
+from jobs.journal import journals
 from jobs.planning import draft, environment
 from jobs.status import status_of
 from pipeline.core.plan import FACTS, Plan
@@ -56,7 +57,7 @@ def _submit(plan: Plan, store: Store, *, backend: str, data_root: Path, console:
         submitit.submit(plan, store, environment=given, executor="slurm", only=only)
     else:
         slurm.submit(plan, store, environment=given, only=only)
-    for array, job in slurm.journals(plan)[-1].jobs().items():
+    for array, job in journals(plan)[-1].jobs().items():
         console.print(f"  job {job}  {array}")
     console.print(f"submitted; `attrain status {plan.facts['experiment']}` shows how far it is")
 
@@ -106,7 +107,7 @@ def _launch_here(plan: Plan, store: Store, *, data_root: Path, console: Console)
 
 def live_jobs(plan: Plan) -> list[str]:
     """'A_t' of every element of the plan that SLURM has not ended."""
-    jobs = [job for journal in slurm.journals(plan) for job in [*slurm.elements_of(journal).values(), *journal.jobs().values()]]
+    jobs = [job for journal in journals(plan) for job in [*journal.elements().values(), *journal.jobs().values()]]
     if not jobs:
         return []
     known = slurm.live_elements({job.split("_")[0] for job in jobs}, env=slurm.clean_environment(os.environ))

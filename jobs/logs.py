@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from jobs import slurm
+from jobs.journal import journals
 from jobs.planning import find_plan, newest_plans
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.settings import SettingsError
@@ -39,7 +39,7 @@ def _is(given: str, row: PlannedStep) -> bool:
 
 def _slurm_logs(plan: Plan, row: PlannedStep) -> list[Path]:
     """The logs of every job that ran the step, in any submission."""
-    jobs = [slurm.elements_of(journal).get(row.name) for journal in slurm.journals(plan)]
+    jobs = [journal.elements().get(row.name) for journal in journals(plan)]
     folders = (plan.folder / "logs" / "slurm", plan.folder / "submitit")
     return [
         path

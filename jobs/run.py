@@ -186,11 +186,11 @@ def tell(error: Exception, task: Task) -> int:
 
 
 def _run_alone(task: Task) -> int:
-    inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
     with claimed(task) as attempt:
         if attempt is None:
             return DONE
         with recorded_failure(attempt, task):
+            inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
             facts = execute(task, inputs, attempt.out, attempt.scratch, attempt.earlier)
             attempt.publish(facts)
     print(f"{task.step.name} is done", flush=True)

@@ -11,7 +11,6 @@ elements and start children of failed ones.
 import contextlib
 import fcntl
 import functools
-import json
 import os
 import re
 import shutil
@@ -19,9 +18,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from jobs.journal import Journal, job_of_each_step, journals
 from jobs.resources import Cluster, Resources
 from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, PlannedStep
@@ -153,61 +151,6 @@ def arrays_of(plan: Plan, todo: Iterable[PlannedStep]) -> list[Array]:
     return [Array(plan, name, tuple(steps), first[name]) for name, steps in chosen.items()]
 
 
-@dataclass
-class Journal:
-    """What a submission did, line by line: {"array", "job": null before and an id after sbatch} and {"state"}."""
-
-    path: Path
-
-    @classmethod
-    def new(cls, plan: Plan) -> "Journal":
-        """A new journal, numbered after those that are there; exactly one process gets each number."""
-        folder = plan.folder / "submissions"
-        number = len(list(folder.glob("*.jsonl")))
-        while True:
-            path = folder / f"{number:04d}.jsonl"
-            try:
-                with path.open("x"):
-                    return cls(path)
-            except FileExistsError:
-                number += 1
-
-    def write(self, **entry: Any) -> None:
-        """Add a line that survives a power cut."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def entries(self) -> list[dict[str, Any]]:
-        """All whole lines."""
-        return [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
-
-    def jobs(self) -> dict[str, str]:
-        """{array: job id} of what was submitted."""
-        return {entry["array"]: entry["job"] for entry in self.entries() if entry.get("job")}
-
-    @property
-    def state(self) -> str:
-        """'submitting', 'submitted' or 'cancelled'."""
-        return next((entry["state"] for entry in reversed(self.entries()) if "state" in entry), "submitting")
-
-
-def journals(plan: Plan) -> list[Journal]:
-    """All submissions of a plan, oldest first."""
-    return [Journal(path) for path in sorted((plan.folder / "submissions").glob("*.jsonl"))]
-
-
-def job_of_each_step(plan: Plan) -> dict[str, str]:
-    """{step name: 'A_t'} of the newest submission that held the step; those that were taken back do not count."""
-    return {name: job for journal in journals(plan) if journal.state != "cancelled" for name, job in elements_of(journal).items()}
-
-
-def elements_of(journal: Journal) -> dict[str, str]:
-    """{step name: job} of what one submission held."""
-    return {name: job for entry in journal.entries() if entry.get("job") for name, job in entry["elements"].items()}
-
-
 def live_elements(jobs: Iterable[str], *, env: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """{'A_t': (state, reason)} of what squeue knows of the given array ids, ended elements too while it remembers them."""
     wanted = set(jobs)
@@ -288,7 +231,7 @@ def submit_arrays(plan: Plan, arrays: Sequence[Array], submit_one: Callable[[Arr
             journal.write(array=array.name, job=job, elements=elements)
             jobs.append(job)
         todo = [step for array in arrays for step in array.steps]
-        wire(edges(earlier | elements_of(journal), todo), env=env, at_work=set(earlier.values()))
+        wire(edges(earlier | journal.elements(), todo), env=env, at_work=set(earlier.values()))
         collect = submit_collect(plan, jobs, journal, env=env)
         release([collect, *reversed(jobs)], env=env)
     return journal

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs import slurm
+from jobs.journal import job_of_each_step
 from jobs.run import REQUEUE
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import Store
@@ -44,7 +45,7 @@ class StepStatus:
 
 def status_of(plan: Plan, store: Store) -> list[StepStatus]:
     """The state of every step of a plan, in its order."""
-    jobs = slurm.job_of_each_step(plan)
+    jobs = job_of_each_step(plan)
     known = _ask_slurm(jobs) if jobs else {}
     found: dict[str, StepStatus] = {}
     for step in plan.steps:

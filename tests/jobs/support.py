@@ -138,6 +138,11 @@ def kill_at(stage: str, process: subprocess.Popen[str], store: Path) -> str:
             return name
 
 
+def steps_of(stage: str, store: Path) -> list[str]:
+    """The artifacts of a stage that are whole."""
+    return [name for name in Store(store).names() if name.startswith(f"{stage}/")]
+
+
 def tables(store: Path, experiment: str = "tiny") -> dict[str, pd.DataFrame]:
     """The tables of an experiment without what they cost."""
     found = {}
