@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slurm-test check format-check lint types imports format lock clean
+.PHONY: help install demo test slurm-test gpu-test check format-check lint types imports format lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test: install ## the tests that need neither SLURM nor long
 
 slurm-test: install ## the tests on a real two-node SLURM (root; Debian's packages: see .ci/run)
 	$(BIN)/pytest -m slurm
+
+gpu-test: install ## the tests that need a GPU, and a build of torch for it
+	$(BIN)/pytest -m gpu
 
 check: format-check lint types imports test ## what CI runs
 

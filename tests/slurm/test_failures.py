@@ -23,13 +23,13 @@ sweep:
 CHAIN = ("attribute", "augment", "retrain", "evaluate")
 
 
-@pytest.fixture(scope="module")
-def many(new_user):
+@pytest.fixture(scope="module", params=["slurm", "submitit"])
+def many(request, new_user):
     """Who ran the sweep, when all of it has ended; the states of its jobs by 'A_t'."""
     user = new_user()
     path = user.store.parent / "many.yaml"
     path.write_text(EXPERIMENT)
-    user.attrain("submit", str(path), "--backend=slurm")
+    user.attrain("submit", str(path), f"--backend={request.param}")
     return user, user.wait("many")
 
 

@@ -1,4 +1,8 @@
-"""The quickstart, cut small, gives the same tables through every back-end."""
+"""The quickstart, cut small, gives the same tables through every back-end; README's commands for a cluster."""
+
+import re
+import subprocess
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -79,3 +83,30 @@ def test_the_same_command_inside_an_allocation_finds_all_done(submitted, cluster
     assert cluster.wait(job) == {job: "COMPLETED"}
     assert " 0 to run (slurm)" in (user.store.parent / f"{job}.log").read_text()
     assert len(user.submissions("quickstart")) == 1
+
+
+def commands_of_readme() -> list[str]:
+    """The lines of README's block for clusters, but for those that set up the environment, which here is set up."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    block = readme.partition("## On a cluster")[2].partition("```\n")[2].partition("```")[0]
+    return [line.partition(" #")[0].strip() for line in block.splitlines() if not re.match("conda |export ", line)]
+
+
+def test_the_commands_of_the_readme_for_a_cluster_end_well_as_they_stand(user, cluster, tmp_path):
+    commands = commands_of_readme()
+    assert commands[0] == "sbatch sbatch/full_sweep.sbatch quickstart"
+    said = {}
+    for command in commands:
+        env = user.env | {"PYTHONPATH": str(user.checkout), "SBATCH_OUTPUT": str(tmp_path / "%j.log")}
+        done = subprocess.run(command.split(), cwd=user.checkout, env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        said[command] = done.stdout
+        if command == commands[0]:
+            job = done.stdout.split()[-1]
+            assert cluster.wait(job) == {job: "COMPLETED"}
+
+    assert "sbatch --parsable --hold --job-name=quickstart-" in said["attrain submit quickstart --dry-run"]
+    assert "are queued or running already" in said["attrain submit quickstart --backend submitit"]
+    assert "nothing has failed" in said["attrain retry quickstart"]
+    cluster.wait_until(lambda: not cluster.squeue())
+    assert user.states("quickstart", code=1)["evaluate"].keys() <= {"done", "stopped", "blocked"}
