@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from jobs import operating  # noqa: F401 - adds its commands
+from jobs.options import DATA, STORE, Backend, DataOption, ExperimentArgument, PlanArgument, SetOption, StoreOption, app, console
 from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, StalePlanError
 from pipeline.core.settings import SettingsError
@@ -21,22 +23,6 @@ from pipeline.core.store import Store, StoreError
 
 if TYPE_CHECKING:
     from jobs.experiment import Experiment
-
-app = typer.Typer(
-    name="attrain",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
-
-StoreOption = Annotated[Path, typer.Option("--store", envvar="ATTRAIN_STORE", help="Folder of all artifacts, plans and tables.")]
-DataOption = Annotated[Path, typer.Option("--data", envvar="ATTRAIN_DATA", help="Folder in which the files of data sets lie.")]
-ExperimentArgument = Annotated[str, typer.Argument(help="Name of one of jobs/experiments, or path of a YAML file.")]
-PlanArgument = Annotated[str, typer.Argument(help="Experiment (its newest plan), plan, or path of a plan's folder.")]
-SetOption = Annotated[list[str], typer.Option("--set", help="Override a setting, such as base.retraining.epochs=5; may be repeated.")]
-STORE, DATA = Path("runs"), Path("data")
 
 
 @app.callback(invoke_without_command=True)
@@ -119,9 +105,6 @@ def _print_plan(experiment: "Experiment", made: Plan, store: Store) -> None:
     console.print(table)
 
 
-Backend = Literal["auto", "local", "slurm", "submitit"]
-
-
 @app.command()
 def submit(
     experiment: ExperimentArgument,
@@ -150,29 +133,6 @@ def submit(
 
 
 @app.command()
-def retry(
-    experiment: PlanArgument,
-    backend: Annotated[Backend, typer.Option(help="auto: SLURM where it answers, else this machine.")] = "auto",
-    store: StoreOption = STORE,
-    data: DataOption = DATA,
-) -> None:
-    """Run again what failed or was lost of a plan, and what waits for it; leaves alone what is queued or at work."""
-    from jobs.launch import relaunch
-    from jobs.planning import find_plan
-
-    raise typer.Exit(relaunch(find_plan(experiment, Store(store)), Store(store), backend=backend, data_root=data, console=console))
-
-
-@app.command()
-def cancel(experiment: PlanArgument, store: StoreOption = STORE) -> None:
-    """End the SLURM jobs of a plan that are still queued or running; what is done stays."""
-    from jobs.launch import cancel as cancel_plan
-    from jobs.planning import find_plan
-
-    console.print(f"cancelled {cancel_plan(find_plan(experiment, Store(store)))} jobs")
-
-
-@app.command()
 def run(
     plan: Annotated[Path, typer.Option(help="Folder of the plan.")],
     stage: Annotated[str, typer.Option(help="Stage of the step.")],
@@ -193,49 +153,6 @@ def run(
     stop = StopFlag(stop_file=stop_file)
     stop.install()
     raise typer.Exit(run_task(Task(plan=planned, store=Store(store), step=step, data_root=data, ranks=Ranks.from_env(), stop=stop)))
-
-
-@app.command()
-def status(
-    experiment: Annotated[str | None, typer.Argument(help="Experiment or plan; all of the store's without one.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="List every step that is at work or in trouble.")] = False,
-    store: StoreOption = STORE,
-) -> None:
-    """How far a sweep is, by stage, and why what is not coming is not. Ends with 1 if a step failed, is blocked or lost."""
-    from jobs.planning import find_plan, newest_plans
-    from jobs.status import status_of
-    from jobs.view import reasons, status_table
-
-    plans = [find_plan(experiment, Store(store))] if experiment else list(newest_plans(Store(store)).values())
-    if not plans:
-        console.print(f"{store} has no plans yet; `attrain submit quickstart` makes one")
-    trouble = False
-    for found in plans:
-        statuses = status_of(found, Store(store))
-        done = sum(one.state == "done" for one in statuses)
-        console.print(f"{found.folder.name}: {done} of {len(statuses)} steps done")
-        console.print(status_table(statuses))
-        for line in reasons(statuses, limit=10**9 if all_ else 20):
-            console.print(line)
-        trouble = trouble or any(one.state in ("failed", "blocked", "lost") or (one.state == "stopped" and one.job) for one in statuses)
-    raise typer.Exit(1 if trouble else 0)
-
-
-@app.command()
-def logs(
-    step: Annotated[str, typer.Argument(help="Key of a step, stage/key, or stage-index such as retrain-3.")],
-    experiment: Annotated[str | None, typer.Option("--plan", help="Experiment or plan to look in; the newest of all without it.")] = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines from the end.")] = 50,
-    store: StoreOption = STORE,
-) -> None:
-    """The last lines of what a step printed, over all its attempts."""
-    from jobs.logs import logs_of
-
-    found = logs_of(step, experiment, Store(store))
-    for path in found:
-        console.print(Text(f"==> {path}", style="bold"))
-        text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        console.print(Text("\n".join(text[-lines:])))
 
 
 @app.command()

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from jobs.journal import Journal, job_of_each_step, journals
 from jobs.resources import Cluster, Resources
@@ -71,8 +72,18 @@ def call(arguments: Sequence[str], *, env: Mapping[str, str], given: str | None 
 
 
 @dataclass(frozen=True)
+class Adjustment:
+    """What a step asks for beyond its stage's resources, after an attempt went wrong for want of it."""
+
+    memory_gb: float | None = None
+    """Memory a node in GiB instead of the stage's; None keeps that."""
+    exclude: tuple[str, ...] = ()
+    """Nodes that it must not run on."""
+
+
+@dataclass(frozen=True)
 class Array:
-    """One SLURM array: some steps of one stage and round."""
+    """One SLURM array: some steps of one stage and round, all of the same adjustment."""
 
     plan: Plan
     name: str
@@ -80,6 +91,7 @@ class Array:
     """Those to submit."""
     first: int
     """Index within the stage of the array's element 0."""
+    adjustment: Adjustment = Adjustment()
 
     @property
     def job_name(self) -> str:
@@ -98,7 +110,7 @@ class Array:
             f"--job-name={self.job_name}",
             f"--array={elements}%{min(cluster.max_parallel_tasks, len(self.steps))}",
             f"--output={log}",
-            *resource_options(resources),
+            *resource_options(resources, self.adjustment),
             *cluster_options(cluster),
             f"--signal=B:USR2@{SIGNAL_LEAD_S}",
             "--requeue",
@@ -117,8 +129,9 @@ class Array:
         ]
 
 
-def resource_options(resources: Resources) -> list[str]:
-    """`Resources` as sbatch options."""
+def resource_options(resources: Resources, adjustment: Adjustment) -> list[str]:
+    """`Resources`, adjusted, as sbatch options."""
+    memory_gb = adjustment.memory_gb or resources.memory_gb
     options = [
         f"--nodes={resources.nodes}",
         f"--ntasks={resources.num_processes}",
@@ -127,10 +140,12 @@ def resource_options(resources: Resources) -> list[str]:
     ]
     if resources.gpus_per_node:
         options.append(f"--gpus-per-node={resources.gpus_per_node}")
-    if resources.memory_gb is not None:
-        options.append(f"--mem={round(resources.memory_gb * 1024)}M")
+    if memory_gb is not None:
+        options.append(f"--mem={round(memory_gb * 1024)}M")
     if resources.time_min is not None:
         options.append(f"--time={resources.time_min}")
+    if adjustment.exclude:
+        options.append(f"--exclude={','.join(adjustment.exclude)}")
     return options
 
 
@@ -140,15 +155,23 @@ def cluster_options(cluster: Cluster) -> list[str]:
     return [f"--{name}={value}" for name, value in named.items() if value is not None]
 
 
-def arrays_of(plan: Plan, todo: Iterable[PlannedStep]) -> list[Array]:
-    """The arrays that hold the given steps, in the order of the plan."""
+Adjustments = Mapping[str, Adjustment]
+"""Adjustment by step name."""
+
+
+def arrays_of(plan: Plan, todo: Iterable[PlannedStep], adjust: Adjustments = MappingProxyType({})) -> list[Array]:
+    """The arrays that hold the given steps, in the order of the plan; adjusted steps have arrays of their own."""
     first: dict[str, int] = {}
     for step in plan.steps:
         first.setdefault(step.array, step.index)
-    chosen: dict[str, list[PlannedStep]] = {}
+    chosen: dict[tuple[str, Adjustment], list[PlannedStep]] = {}
     for step in todo:
-        chosen.setdefault(step.array, []).append(step)
-    return [Array(plan, name, tuple(steps), first[name]) for name, steps in chosen.items()]
+        chosen.setdefault((step.array, adjust.get(step.name, Adjustment())), []).append(step)
+    arrays: list[Array] = []
+    for (name, adjustment), steps in chosen.items():
+        number = sum(array.name.partition("+")[0] == name for array in arrays)
+        arrays.append(Array(plan, f"{name}+{number}" if number else name, tuple(steps), first[name], adjustment))
+    return arrays
 
 
 def live_elements(jobs: Iterable[str], *, env: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -200,14 +223,23 @@ def journaled(plan: Plan, *, env: Mapping[str, str]) -> Iterator[Journal]:
     journal.write(state="submitted")
 
 
-def submit(plan: Plan, store: Store, *, environment: Mapping[str, str], only: Container[str] | None = None) -> Journal:
+def submit(
+    plan: Plan,
+    store: Store,
+    *,
+    environment: Mapping[str, str],
+    only: Container[str] | None = None,
+    adjust: Adjustments = MappingProxyType({}),
+) -> Journal:
     """Submit, wire, check and release the steps that the store lacks, or only some of them; the collecting job too.
 
     Raises:
         SchedulerError: something was refused; all that was submitted is cancelled.
     """
     env = clean_environment(os.environ) | dict(environment)
-    return submit_arrays(plan, arrays_of(plan, missing_steps(plan, store, only)), functools.partial(_submit_array, env=env), env=env)
+    return submit_arrays(
+        plan, arrays_of(plan, missing_steps(plan, store, only), adjust), functools.partial(_submit_array, env=env), env=env
+    )
 
 
 def missing_steps(plan: Plan, store: Store, only: Container[str] | None) -> list[PlannedStep]:

@@ -14,6 +14,7 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import submitit
@@ -99,8 +100,11 @@ def _slurm_parameters(array: slurm.Array, resources: Resources, cluster: Cluster
     additional: dict[str, Any] = {"hold": True, "kill-on-invalid-dep": "yes", "requeue": True, "ntasks": resources.num_processes}
     if resources.gpus_per_node:
         additional["gpus-per-node"] = resources.gpus_per_node
-    if resources.memory_gb is not None:
-        additional["mem"] = f"{round(resources.memory_gb * 1024)}M"
+    memory_gb = array.adjustment.memory_gb or resources.memory_gb
+    if memory_gb is not None:
+        additional["mem"] = f"{round(memory_gb * 1024)}M"
+    if array.adjustment.exclude:
+        additional["exclude"] = ",".join(array.adjustment.exclude)
     named = {"account": cluster.account, "qos": cluster.qos}
     return {
         "slurm_array_parallelism": min(cluster.max_parallel_tasks, len(array.steps)),
@@ -130,13 +134,21 @@ def _environment(given: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def submit(plan: Plan, store: Store, *, environment: Mapping[str, str], executor: Executor, only: Container[str] | None = None) -> int:
+def submit(
+    plan: Plan,
+    store: Store,
+    *,
+    environment: Mapping[str, str],
+    executor: Executor,
+    only: Container[str] | None = None,
+    adjust: slurm.Adjustments = MappingProxyType({}),
+) -> int:
     """Submit what the store lacks, or only some of it. Under SLURM returns at once, else when all has ended; the exit code.
 
     Raises:
         SchedulerError: SLURM refused something; all that was submitted is cancelled.
     """
-    arrays = slurm.arrays_of(plan, slurm.missing_steps(plan, store, only))
+    arrays = slurm.arrays_of(plan, slurm.missing_steps(plan, store, only), adjust)
     with _environment(environment):
         if executor != "slurm":
             return _run_here(plan, store, arrays, executor)
