@@ -125,7 +125,7 @@ def submit(
 
     loaded = _load(experiment, set_, data, strict=strict)
     if dry_run:
-        show(loaded, Store(store), backend=backend, console=console)
+        show(loaded, Store(store), backend=backend, data_root=data, console=console)
         return
     raise typer.Exit(
         launch(make_plan(loaded, Store(store)), Store(store), backend=backend, executor=executor, data_root=data, console=console)

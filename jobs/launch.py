@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from jobs import slurm
+from jobs.arrays import array_command, arrays_of, collect_command, resources_of
 from jobs.experiment import Experiment
 from jobs.journal import journals
 from jobs.planning import draft, environment
@@ -156,7 +157,7 @@ def collect(plan: Plan, store: Store, *, console: Console) -> int:
     return sum(state != "done" for state in runs["state"])
 
 
-def dry_run(experiment: Experiment, store: Store, *, backend: str, console: Console) -> None:
+def dry_run(experiment: Experiment, store: Store, *, backend: str, data_root: Path, console: Console) -> None:
     """Print what a submission would do; change nothing."""
     plan = draft(experiment, store)
     todo = [step for step in plan.steps if not store.has(step.name)]
@@ -165,17 +166,17 @@ def dry_run(experiment: Experiment, store: Store, *, backend: str, console: Cons
         f"{len(plan.steps)} steps, {len(plan.steps) - len(todo)} done, {len(todo)} to run; GPU hours asked for: {_gpu_hours(plan, todo)}"
     )
     element = {}
-    for array in slurm.arrays_of(plan, todo):
+    for array in arrays_of(plan, todo):
         console.print(f"\n{array.name}: {len(array.steps)} steps")
         for step in array.steps:
             element[step.name] = f"{array.name}[{array.element(step)}]"
             waits = [element[name] for name in step.inputs.values() if name in element]
             console.print(f"  [{array.element(step)}] {step.key}" + (f"  after {', '.join(waits)}" if waits else ""), markup=False)
         if backend != "local":
-            console.print(Text(shlex.join(slurm.array_command(array))))
+            console.print(Text(shlex.join(array_command(array, data_root=data_root))))
     if backend != "local" and todo:
-        arrays = [f"<job of {array.name}>" for array in slurm.arrays_of(plan, todo)]
-        console.print(Text("\ncollect\n" + shlex.join(slurm.collect_command(plan, arrays))))
+        arrays = [f"<job of {array.name}>" for array in arrays_of(plan, todo)]
+        console.print(Text("\ncollect\n" + shlex.join(collect_command(plan, arrays, data_root=data_root))))
         script = plan.code / "sbatch" / "stage.sbatch" if plan.folder.exists() else Path(__file__).parent.parent / "sbatch" / "stage.sbatch"
         console.print(Text(f"\nstage.sbatch\n{script.read_text()}"))
 
@@ -184,7 +185,7 @@ def _gpu_hours(plan: Plan, todo: Sequence) -> str:
     """GPUs by time limit, summed; says so where a limit is left to the cluster."""
     hours, unlimited = 0.0, False
     for step in todo:
-        resources = slurm.resources_of(plan, step.resource_class)
+        resources = resources_of(plan, step.resource_class)
         gpus = resources.gpus_per_node * resources.nodes
         hours += gpus * (resources.time_min or 0) / 60
         unlimited = unlimited or (gpus > 0 and resources.time_min is None)

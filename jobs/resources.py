@@ -1,8 +1,26 @@
 """What a step asks of a machine, and what the cluster wants to know. Never part of a key."""
 
-from pydantic import Field
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from pipeline.core.settings import Settings
+
+OWN_OPTIONS = frozenset(
+    """account array chdir cpus-per-task dependency exclude export export-file gpus-per-node hold job-name kill-on-invalid-dep mem nodes
+    no-requeue ntasks ntasks-per-node open-mode output parsable partition qos requeue signal test-only time wait wrap""".split()  # noqa: SIM905
+)
+"""Options of sbatch that attrain sets from the experiment or needs for its wiring."""
+
+
+def _further_option(option: str) -> str:
+    found = re.fullmatch(r"--([a-z][a-z-]*)(=[^\n]+)?", option)
+    if not found:
+        raise ValueError(f"wanted a long option of sbatch such as --mail-type=FAIL, got {option!r}")
+    if found.group(1) in OWN_OPTIONS:
+        raise ValueError(f"--{found.group(1)} is set by attrain, from `resources` or `cluster`; leave it out here")
+    return option
 
 
 class Resources(Settings):
@@ -20,6 +38,10 @@ class Resources(Settings):
     """Memory a node in GiB; None leaves it to the cluster."""
     time_min: int | None = Field(default=None, ge=1)
     """Time limit in minutes; None leaves it to the cluster."""
+    stop_lead_s: int = Field(default=120, ge=10)
+    """Seconds before the time limit at which a task is told to leave a checkpoint; never more than half of the limit."""
+    steps_per_task: int = Field(default=1, ge=1)
+    """Steps that one task runs one after the other, where they are too short for a task each; records and failures stay each step's own."""
 
     @property
     def processes_per_node(self) -> int:
@@ -31,6 +53,11 @@ class Resources(Settings):
         """World size of a step."""
         return self.nodes * self.processes_per_node
 
+    @property
+    def lead_s(self) -> int:
+        """Seconds of warning that a task gets."""
+        return self.stop_lead_s if self.time_min is None else min(self.stop_lead_s, self.time_min * 30)
+
 
 class Cluster(Settings):
     """What holds for all jobs of an experiment."""
@@ -41,7 +68,15 @@ class Cluster(Settings):
     """SLURM account; None is the user's default."""
     qos: str | None = None
     """SLURM quality of service; None is the default."""
+    sbatch_options: tuple[Annotated[str, AfterValidator(_further_option)], ...] = ()
+    """Further options of every sbatch, such as `--mail-type=FAIL` or `--constraint=h100`; not those that attrain sets itself."""
+    prolog: tuple[str, ...] = ()
+    """Shell commands that a task runs first, such as `module load cuda`; one that fails ends the task."""
+    container: str | None = None
+    """Image in which tasks run, by `apptainer exec` with store, data and the image's own `python`; None runs them on the node itself."""
+    container_options: tuple[str, ...] = ()
+    """Further options of `apptainer exec`, such as `--bind=/scratch`."""
     max_parallel_tasks: int = Field(default=64, ge=1)
-    """Elements of one array that may run at once."""
+    """Tasks of one stage and round that may run at once, over all its arrays."""
     max_array_size: int = Field(default=1000, ge=1, le=4_000_000)
     """Largest number of elements in one array; SLURM's MaxArraySize is 1001 by default."""

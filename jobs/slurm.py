@@ -15,26 +15,22 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
+from jobs.arrays import COLLECT, Adjustments, Array, array_command, arrays_of, cluster_of, collect_command, edges, prolog_of
 from jobs.journal import Journal, job_of_each_step, journals
-from jobs.resources import Cluster, Resources
+from jobs.wrapping import prolog_text
 from pipeline.core.errors import UserError
+from pipeline.core.files import write_text
 from pipeline.core.plan import Plan, PlannedStep
-from pipeline.core.settings import parse
 from pipeline.core.store import Owner, Store
 
-SIGNAL_LEAD_S = 120
-"""Seconds before the time limit at which a task is told to leave a checkpoint."""
 LEAKING = re.compile(
     r"^(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SCONTROL|PMI|PMIX|TORCHELASTIC)_"
     r"|^(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT)\Z"
 )
-COLLECT = "collect"
-
 Submitted = tuple[str, dict[str, str]]
 """Job id of an array, and {step name: 'A_t'} of its elements."""
 
@@ -69,109 +65,6 @@ def call(arguments: Sequence[str], *, env: Mapping[str, str], given: str | None 
         shown = " ".join(argument for argument in arguments if len(argument) < 200)
         raise SchedulerError(f"{shown} ended with {done.returncode}: {(done.stderr or done.stdout).strip() or 'nothing said'}")
     return done.stdout
-
-
-@dataclass(frozen=True)
-class Adjustment:
-    """What a step asks for beyond its stage's resources, after an attempt went wrong for want of it."""
-
-    memory_gb: float | None = None
-    """Memory a node in GiB instead of the stage's; None keeps that."""
-    exclude: tuple[str, ...] = ()
-    """Nodes that it must not run on."""
-
-
-@dataclass(frozen=True)
-class Array:
-    """One SLURM array: some steps of one stage and round, all of the same adjustment."""
-
-    plan: Plan
-    name: str
-    steps: tuple[PlannedStep, ...]
-    """Those to submit."""
-    first: int
-    """Index within the stage of the array's element 0."""
-    adjustment: Adjustment = Adjustment()
-
-    @property
-    def job_name(self) -> str:
-        """What squeue shows; an array whose id was lost is found by it."""
-        return f"{self.plan.folder.name}-{self.name}"
-
-    def element(self, step: PlannedStep) -> int:
-        """SLURM_ARRAY_TASK_ID of a step."""
-        return step.index - self.first
-
-    def options(self, resources: Resources, cluster: Cluster) -> list[str]:
-        """The sbatch options of this array, one argument each."""
-        elements = ",".join(str(self.element(step)) for step in self.steps)
-        log = self.plan.folder / "logs" / "slurm" / f"{self.name}.%A_%a.log"
-        return [
-            f"--job-name={self.job_name}",
-            f"--array={elements}%{min(cluster.max_parallel_tasks, len(self.steps))}",
-            f"--output={log}",
-            *resource_options(resources, self.adjustment),
-            *cluster_options(cluster),
-            f"--signal=B:USR2@{SIGNAL_LEAD_S}",
-            "--requeue",
-            "--open-mode=append",
-            "--kill-on-invalid-dep=yes",
-        ]
-
-    def script(self) -> list[str]:
-        """The batch script and its arguments."""
-        return [
-            str(self.plan.code / "sbatch" / "stage.sbatch"),
-            sys.executable,
-            str(self.plan.folder),
-            self.steps[0].stage,
-            str(self.first),
-        ]
-
-
-def resource_options(resources: Resources, adjustment: Adjustment) -> list[str]:
-    """`Resources`, adjusted, as sbatch options."""
-    memory_gb = adjustment.memory_gb or resources.memory_gb
-    options = [
-        f"--nodes={resources.nodes}",
-        f"--ntasks={resources.num_processes}",
-        f"--ntasks-per-node={resources.processes_per_node}",
-        f"--cpus-per-task={resources.cpus_per_task}",
-    ]
-    if resources.gpus_per_node:
-        options.append(f"--gpus-per-node={resources.gpus_per_node}")
-    if memory_gb is not None:
-        options.append(f"--mem={round(memory_gb * 1024)}M")
-    if resources.time_min is not None:
-        options.append(f"--time={resources.time_min}")
-    if adjustment.exclude:
-        options.append(f"--exclude={','.join(adjustment.exclude)}")
-    return options
-
-
-def cluster_options(cluster: Cluster) -> list[str]:
-    """`Cluster` as sbatch options."""
-    named = {"partition": cluster.partition, "account": cluster.account, "qos": cluster.qos}
-    return [f"--{name}={value}" for name, value in named.items() if value is not None]
-
-
-Adjustments = Mapping[str, Adjustment]
-"""Adjustment by step name."""
-
-
-def arrays_of(plan: Plan, todo: Iterable[PlannedStep], adjust: Adjustments = MappingProxyType({})) -> list[Array]:
-    """The arrays that hold the given steps, in the order of the plan; adjusted steps have arrays of their own."""
-    first: dict[str, int] = {}
-    for step in plan.steps:
-        first.setdefault(step.array, step.index)
-    chosen: dict[tuple[str, Adjustment], list[PlannedStep]] = {}
-    for step in todo:
-        chosen.setdefault((step.array, adjust.get(step.name, Adjustment())), []).append(step)
-    arrays: list[Array] = []
-    for (name, adjustment), steps in chosen.items():
-        number = sum(array.name.partition("+")[0] == name for array in arrays)
-        arrays.append(Array(plan, f"{name}+{number}" if number else name, tuple(steps), first[name], adjustment))
-    return arrays
 
 
 def live_elements(jobs: Iterable[str], *, env: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -237,9 +130,8 @@ def submit(
         SchedulerError: something was refused; all that was submitted is cancelled.
     """
     env = clean_environment(os.environ) | dict(environment)
-    return submit_arrays(
-        plan, arrays_of(plan, missing_steps(plan, store, only), adjust), functools.partial(_submit_array, env=env), env=env
-    )
+    arrays = arrays_of(plan, missing_steps(plan, store, only), adjust)
+    return submit_arrays(plan, arrays, functools.partial(_submit_array, env=env), env=env)
 
 
 def missing_steps(plan: Plan, store: Store, only: Container[str] | None) -> list[PlannedStep]:
@@ -254,6 +146,7 @@ def submit_arrays(plan: Plan, arrays: Sequence[Array], submit_one: Callable[[Arr
         SchedulerError: something was refused; all that was submitted is cancelled.
     """
     (plan.folder / "logs" / "slurm").mkdir(exist_ok=True)
+    write_text(prolog_of(plan), prolog_text(cluster_of(plan)))
     earlier = live_steps(plan, env=env)
     with journaled(plan, env=env) as journal:
         jobs = []
@@ -263,71 +156,23 @@ def submit_arrays(plan: Plan, arrays: Sequence[Array], submit_one: Callable[[Arr
             journal.write(array=array.name, job=job, elements=elements)
             jobs.append(job)
         todo = [step for array in arrays for step in array.steps]
-        wire(edges(earlier | journal.elements(), todo), env=env, at_work=set(earlier.values()))
+        wire(edges(plan, earlier | journal.elements(), todo), env=env, at_work=set(earlier.values()))
         collect = submit_collect(plan, jobs, journal, env=env)
         release([collect, *reversed(jobs)], env=env)
     return journal
 
 
-def cluster_of(plan: Plan) -> Cluster:
-    """The plan's cluster settings."""
-    return parse(Cluster, plan.facts["identity"]["cluster"], where="cluster")
-
-
-def resources_of(plan: Plan, stage: str) -> Resources:
-    """The plan's resources for a stage."""
-    return parse(Resources, plan.facts["identity"]["resources"].get(stage, {}), where=f"resources.{stage}")
-
-
-def array_command(array: Array) -> list[str]:
-    """The exact sbatch command of an array."""
-    options = array.options(resources_of(array.plan, array.steps[0].resource_class), cluster_of(array.plan))
-    return ["sbatch", "--parsable", "--hold", *options, *array.script()]
-
-
-def collect_command(plan: Plan, jobs: Iterable[str]) -> list[str]:
-    """The exact sbatch command of the job that collects the tables once all else has ended, well or not."""
-    log = plan.folder / "logs" / "slurm" / "collect.%j.log"
-    return [
-        "sbatch",
-        "--parsable",
-        "--hold",
-        f"--job-name={plan.folder.name}-{COLLECT}",
-        f"--output={log}",
-        "--ntasks=1",
-        "--cpus-per-task=1",
-        *cluster_options(cluster_of(plan)),
-        f"--dependency=afterany:{':'.join(jobs)}",
-        "--requeue",
-        "--open-mode=append",
-        str(plan.code / "sbatch" / "collect.sbatch"),
-        sys.executable,
-        str(plan.folder),
-    ]
-
-
 def _submit_array(array: Array, *, env: Mapping[str, str]) -> Submitted:
-    job = call(array_command(array), env=env).strip().split(";")[0]
+    job = call(array_command(array, data_root=Path(env["ATTRAIN_DATA"])), env=env).strip().split(";")[0]
     return job, {step.name: f"{job}_{array.element(step)}" for step in array.steps}
 
 
 def submit_collect(plan: Plan, jobs: Iterable[str], journal: Journal, *, env: Mapping[str, str]) -> str:
     """Submit the collecting job, held; returns its id."""
     journal.write(array=COLLECT, job=None, job_name=f"{plan.folder.name}-{COLLECT}")
-    job = call(collect_command(plan, jobs), env=env).strip().split(";")[0]
+    job = call(collect_command(plan, jobs, data_root=Path(env["ATTRAIN_DATA"])), env=env).strip().split(";")[0]
     journal.write(array=COLLECT, job=job, elements={})
     return job
-
-
-def edges(element: Mapping[str, str], todo: Sequence[PlannedStep]) -> dict[str, set[str]]:
-    """{'A_t': the elements that must end with 0 before it}; steps whose inputs are all in the store have none.
-
-    Args:
-        element: {step name: 'A_t'} of all submitted steps, and of those that an earlier submission has on its way.
-        todo: the submitted steps.
-    """
-    needed = {element[step.name]: {element[name] for name in step.inputs.values() if name in element} for step in todo}
-    return {child: parents for child, parents in needed.items() if parents}
 
 
 def wire(needed: Mapping[str, set[str]], *, env: Mapping[str, str], at_work: Set[str] = frozenset()) -> None:
@@ -336,24 +181,22 @@ def wire(needed: Mapping[str, set[str]], *, env: Mapping[str, str], at_work: Set
     Args:
         needed: from `edges`.
         env: for SLURM's commands.
-        at_work: elements that are not held: SLURM drops an edge to one that has ended well meanwhile.
+        at_work: elements that are not held: SLURM drops a condition on one that has fulfilled it meanwhile.
 
     Raises:
         SchedulerError: an update was refused, or SLURM now says something else than the plan.
     """
     if not needed:
         return
-    updates = [
-        f"update JobId={child} Dependency={','.join(f'afterok:{parent}' for parent in sorted(parents))}"
-        for child, parents in needed.items()
-    ]
+    updates = [f"update JobId={child} Dependency={','.join(sorted(conditions))}" for child, conditions in needed.items()]
     call(["scontrol"], env=env, given="\n".join(updates) + "\n")
     listed = call(["squeue", "--noheader", "--array", "--me", "--format=%i|%E"], env=env)
     found = {
-        job: set(re.findall(r"afterok:(\d+(?:_\d+)?)", condition))
+        job: set(re.findall(r"after(?:ok|any):\d+(?:_\d+)?", condition))
         for job, _, condition in (line.strip().partition("|") for line in listed.splitlines())
     }
-    wrong = [child for child, parents in needed.items() if not parents - at_work <= found.get(child, set()) <= parents]
+    must = {child: {one for one in conditions if one.partition(":")[2] not in at_work} for child, conditions in needed.items()}
+    wrong = [child for child, conditions in needed.items() if not must[child] <= found.get(child, set()) <= conditions]
     if wrong:
         child = wrong[0]
         raise SchedulerError(

@@ -8,6 +8,7 @@ before has ended.
 
 import functools
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Container, Iterator, Mapping
@@ -21,9 +22,11 @@ import submitit
 from submitit.core.utils import FailedJobError
 
 from jobs import slurm
+from jobs.arrays import Adjustments, Array, arrays_of, cluster_of, prolog_of
 from jobs.local import Machine
-from jobs.resources import Cluster, Resources
+from jobs.resources import Cluster
 from jobs.run import BAD_SETTINGS, DONE, REQUEUE, StopFlag, Task, run_task
+from jobs.wrapping import python_command
 from pipeline.core.plan import Plan
 from pipeline.core.ranks import Ranks
 from pipeline.core.store import Store, slurm_task
@@ -80,23 +83,28 @@ class RunElements:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def _executor(plan: Plan, kind: Executor, array: slurm.Array) -> submitit.AutoExecutor:
+def _executor(plan: Plan, kind: Executor, array: Array) -> submitit.AutoExecutor:
     """An executor for the elements of one array; its folder lies inside the plan, open to its owner alone."""
     folder = plan.folder / "submitit"
     folder.mkdir(mode=0o700, exist_ok=True)
-    executor = submitit.AutoExecutor(folder=folder / "%j", cluster=kind, slurm_max_num_timeout=100)
-    resources, cluster = slurm.resources_of(plan, array.steps[0].resource_class), slurm.cluster_of(plan)
+    resources, cluster = array.resources, cluster_of(plan)
+    python = {}
+    if kind == "slurm" and cluster.container is not None:
+        folders = (plan.folder.parent.parent, Path(os.environ["ATTRAIN_DATA"]))
+        python["slurm_python"] = shlex.join(python_command(cluster, folders=folders, gpus_per_node=resources.gpus_per_node))
+    executor = submitit.AutoExecutor(folder=folder / "%j", cluster=kind, slurm_max_num_timeout=100, **python)
     if kind != "slurm":
         executor.update_parameters(name=array.job_name, timeout_min=NO_LIMIT_MIN, gpus_per_node=min(1, resources.gpus_per_node))
         return executor
-    executor.update_parameters(name=array.job_name, **_slurm_parameters(array, resources, cluster))
+    executor.update_parameters(name=array.job_name, **_slurm_parameters(array, cluster))
     if resources.time_min is None:
         # AutoExecutor takes None as not given, and submitit then asks for five minutes.
         executor._executor.update_parameters(time=None)
     return executor
 
 
-def _slurm_parameters(array: slurm.Array, resources: Resources, cluster: Cluster) -> dict[str, Any]:
+def _slurm_parameters(array: Array, cluster: Cluster) -> dict[str, Any]:
+    resources = array.resources
     additional: dict[str, Any] = {"hold": True, "kill-on-invalid-dep": "yes", "requeue": True, "ntasks": resources.num_processes}
     if resources.gpus_per_node:
         additional["gpus-per-node"] = resources.gpus_per_node
@@ -106,17 +114,20 @@ def _slurm_parameters(array: slurm.Array, resources: Resources, cluster: Cluster
     if array.adjustment.exclude:
         additional["exclude"] = ",".join(array.adjustment.exclude)
     named = {"account": cluster.account, "qos": cluster.qos}
+    further = (option.removeprefix("--").partition("=") for option in cluster.sbatch_options)
+    additional |= {name: value if given else True for name, given, value in further}
+    prolog = [f"source {shlex.quote(str(prolog_of(array.plan)))} || exit 1"] if cluster.prolog else []
     return {
-        "slurm_array_parallelism": min(cluster.max_parallel_tasks, len(array.steps)),
+        "slurm_array_parallelism": array.max_parallel,
         "slurm_partition": cluster.partition,
         "slurm_time": resources.time_min,
         "slurm_nodes": resources.nodes,
         "slurm_ntasks_per_node": resources.processes_per_node,
         "slurm_cpus_per_task": resources.cpus_per_task,
-        "slurm_signal_delay_s": slurm.SIGNAL_LEAD_S,
+        "slurm_signal_delay_s": resources.lead_s,
         "slurm_wckey": "",  # Some clusters refuse submitit's own.
         "slurm_additional_parameters": additional | {name: value for name, value in named.items() if value is not None},
-        "slurm_setup": ["export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1"],
+        "slurm_setup": [*prolog, "export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1"],
         "slurm_srun_args": [f"--cpus-per-task={resources.cpus_per_task}", "--kill-on-bad-exit=1"],
     }
 
@@ -141,14 +152,14 @@ def submit(
     environment: Mapping[str, str],
     executor: Executor,
     only: Container[str] | None = None,
-    adjust: slurm.Adjustments = MappingProxyType({}),
+    adjust: Adjustments = MappingProxyType({}),
 ) -> int:
     """Submit what the store lacks, or only some of it. Under SLURM returns at once, else when all has ended; the exit code.
 
     Raises:
         SchedulerError: SLURM refused something; all that was submitted is cancelled.
     """
-    arrays = slurm.arrays_of(plan, slurm.missing_steps(plan, store, only), adjust)
+    arrays = arrays_of(plan, slurm.missing_steps(plan, store, only), adjust)
     with _environment(environment):
         if executor != "slurm":
             return _run_here(plan, store, arrays, executor)
@@ -156,22 +167,25 @@ def submit(
         return 0
 
 
-def _submit_array(plan: Plan, array: slurm.Array) -> slurm.Submitted:
+def _submit_array(plan: Plan, array: Array) -> slurm.Submitted:
     executor = _executor(plan, "slurm", array)
     try:
         # submitit numbers the elements 0, 1, ... where the plan's numbers may have gaps, and makes a plain job of a single one.
-        submitted = executor.submit_array([RunElements(str(plan.folder), step.stage, (step.index,)) for step in array.steps])
+        elements = list(array.elements.values())
+        hands = [RunElements(str(plan.folder), steps[0].stage, tuple(step.index for step in steps)) for steps in elements]
+        submitted = executor.submit_array(hands)
     except FailedJobError as error:
         raise slurm.SchedulerError(f"submitit could not submit {array.name}: {error}") from error
-    return submitted[0].job_id.split("_")[0], {step.name: job.job_id for step, job in zip(array.steps, submitted, strict=True)}
+    job_of = {step.name: job.job_id for steps, job in zip(elements, submitted, strict=True) for step in steps}
+    return submitted[0].job_id.split("_")[0], job_of
 
 
-def _run_here(plan: Plan, store: Store, arrays: list[slurm.Array], kind: Executor) -> int:
+def _run_here(plan: Plan, store: Store, arrays: list[Array], kind: Executor) -> int:
     """One array after the other, dealt out to a process a core; steps whose inputs failed are left out."""
     cores = 1 if kind == "debug" else Machine.here().cores
     for array in arrays:
         ready = [step for step in array.steps if all(store.has(name) for name in step.inputs.values())]
-        num_processes = max(1, cores // slurm.resources_of(plan, array.steps[0].resource_class).cpus_per_task)
+        num_processes = max(1, cores // array.resources.cpus_per_task)
         executor = _executor(plan, kind, array)
         hands = [ready[i::num_processes] for i in range(min(num_processes, len(ready)))]
         jobs = [executor.submit(RunElements(str(plan.folder), array.steps[0].stage, tuple(step.index for step in hand))) for hand in hands]

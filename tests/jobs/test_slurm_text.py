@@ -1,6 +1,6 @@
-"""What is said to SLURM, without one: the exact sbatch commands, and what the batch script does with how a step ends."""
+"""What is said to SLURM, without one: the exact sbatch commands and the edges."""
 
-import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from jobs import doctor, slurm
-from jobs.resources import Cluster
+from jobs.arrays import Adjustment, array_command, arrays_of, collect_command, edges
+from jobs.resources import Cluster, Resources
+from jobs.wrapping import prolog_text, python_command
+from pipeline.core.settings import SettingsError, parse
 from tests.jobs.recording import check_recorded, study
 
-STAGE = Path(__file__).parents[2] / "sbatch" / "stage.sbatch"
+DATA = Path("/data")
 
 
 @pytest.fixture
@@ -21,28 +24,112 @@ def plan(monkeypatch):
 
 
 def test_the_sbatch_commands_are_those_recorded(plan):
-    commands = [slurm.array_command(array) for array in slurm.arrays_of(plan, plan.steps)]
-    commands.append(slurm.collect_command(plan, ["11", "12", "13"]))
+    commands = [array_command(array, data_root=DATA) for array in arrays_of(plan, plan.steps)]
+    commands.append(collect_command(plan, ["11", "12", "13"], data_root=DATA))
     check_recorded("sbatch_commands.txt", "\n\n".join("\n".join(command) for command in commands) + "\n")
 
 
 def test_elements_keep_their_number_when_others_are_done(plan):
-    (array,) = slurm.arrays_of(plan, [plan.steps[1]])
-    assert "--array=1%1" in slurm.array_command(array)
-    assert array.script()[-1] == "0"
+    (array,) = arrays_of(plan, [plan.steps[1]])
+    assert "--array=1%1" in array_command(array, data_root=DATA)
+    assert array.first == 0
 
 
 def test_elements_of_a_later_array_of_a_stage_count_from_its_first_step(plan):
-    (array,) = slurm.arrays_of(plan, [plan.steps[4]])
-    assert "--array=0%1" in slurm.array_command(array)
-    assert array.script()[-1] == "2"
+    (array,) = arrays_of(plan, [plan.steps[4]])
+    assert "--array=0%1" in array_command(array, data_root=DATA)
+    assert array.first == 2
+
+
+def test_several_steps_share_an_element_whose_end_is_waited_for_well_or_not(plan):
+    plan.facts["identity"]["resources"]["prepare"] = {"steps_per_task": 2}
+    (array,) = arrays_of(plan, plan.steps[:2])
+    assert [array.element(step) for step in plan.steps[:2]] == [0, 0]
+    assert "--array=0%1" in array_command(array, data_root=DATA)
+    assert array.script(data_root=DATA)[2:6] == ["prepare", "0", "1", "2"]
+
+    element = {step.name: f"{10 + (step.stage == 'retrain')}_{0 if step.stage == 'prepare' else step.index}" for step in plan.steps}
+    assert edges(plan, element, plan.steps) == {f"11_{i}": {"afterany:10_0"} for i in range(3)}
+
+
+def test_an_element_of_several_steps_waits_for_the_inputs_of_all(plan):
+    plan.facts["identity"]["resources"]["retrain"] = {"steps_per_task": 2}
+    element = {step.name: f"{10 + (step.stage == 'retrain')}_{step.index // (1 + (step.stage == 'retrain'))}" for step in plan.steps}
+    assert edges(plan, element, plan.steps) == {"11_0": {"afterok:10_0", "afterok:10_1"}, "11_1": {"afterok:10_0"}}
+
+
+def test_the_arrays_of_a_stage_share_what_may_run_at_once(plan):
+    plan.facts["identity"]["cluster"]["max_parallel_tasks"] = 9
+    arrays = arrays_of(plan, plan.steps)
+    assert [(array.name, array.max_parallel) for array in arrays] == [("prepare-0", 9), ("retrain-0", 4), ("retrain-0-1", 4)]
+
+
+def test_adjusted_steps_are_an_array_of_their_own_with_what_they_ask_for(plan):
+    adjust = {plan.steps[3].name: Adjustment(memory_gb=100, exclude=("node1", "node2"))}
+    plain, adjusted = arrays_of(plan, plan.steps[2:4], adjust)
+    assert [plain.name, adjusted.name] == ["retrain-0", "retrain-0+1"]
+    options = array_command(adjusted, data_root=DATA)
+    assert {"--array=1%1", "--mem=102400M", "--exclude=node1,node2"} <= set(options)
+    assert "--mem=66048M" in array_command(plain, data_root=DATA)
+
+
+@pytest.mark.parametrize(("given", "lead_s"), [({}, 120), ({"time_min": 240}, 120), ({"time_min": 2}, 60), ({"stop_lead_s": 900}, 900)])
+def test_a_task_is_warned_in_time_but_never_before_half_of_its_limit(given, lead_s):
+    assert Resources(**given).lead_s == lead_s
+
+
+def test_further_options_go_into_every_command(plan):
+    plan.facts["identity"]["cluster"]["sbatch_options"] = ["--mail-type=FAIL,END", "--mail-user=somebody@example.org"]
+    (array, *_) = arrays_of(plan, plan.steps)
+    for command in (array_command(array, data_root=DATA), collect_command(plan, ["11"], data_root=DATA)):
+        assert {"--mail-type=FAIL,END", "--mail-user=somebody@example.org"} <= set(command)
+
+
+REFUSED_OPTIONS = {
+    "--array=3": "--array is set by attrain",
+    "--partition=gpu": "--partition is set by attrain",
+    "-p gpu": "wanted a long option of sbatch such as --mail-type=FAIL, got '-p gpu'",
+    "mail": "wanted a long option",
+    "--comment=a\nb": "wanted a long option",
+}
+
+
+@pytest.mark.parametrize("option", REFUSED_OPTIONS)
+def test_an_option_that_would_break_the_wiring_is_refused(option):
+    with pytest.raises(SettingsError, match=REFUSED_OPTIONS[option]):
+        parse(Cluster, {"sbatch_options": [option]}, where="cluster")
+
+
+def test_a_container_sees_store_data_and_gpus_and_brings_its_own_python(plan):
+    cluster = Cluster(container="/images/my torch's.sif", container_options=("--bind=/scratch",))
+    command = python_command(cluster, folders=(Path("/the store"), Path("/data")), gpus_per_node=1)
+    assert command == ["apptainer", "exec", "--nv", "--bind=/the store", "--bind=/data", "--bind=/scratch", cluster.container, "python"]
+    with pytest.raises(SettingsError, match="no ':' or ',' in a path"):
+        python_command(cluster, folders=(Path("/a,b"),), gpus_per_node=0)
+
+
+@pytest.mark.parametrize(
+    ("commands", "code", "said"),
+    [
+        (("export A='a b'", 'B="it\'s" # a comment', 'echo "$A $B"'), 0, "a b it's\n"),
+        (("for i in 1 2; do\n  echo $i\ndone",), 0, "1\n2\n"),
+        (("false", "echo not reached"), 1, ""),
+        ((), 0, ""),
+    ],
+)
+def test_a_prolog_ends_with_its_first_command_that_fails(tmp_path, commands, code, said):
+    path = tmp_path / "the prolog's.sh"
+    path.write_text(prolog_text(Cluster(prolog=commands)))
+    done = subprocess.run(["bash", "-c", f"source {shlex.quote(str(path))}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, said)
+    assert ("the prolog failed at command 1" in done.stderr) == (code == 1)
 
 
 def test_an_element_waits_for_its_own_inputs_only_and_for_none_that_is_done(plan):
     element = {step.name: f"{10 + (step.stage == 'retrain')}_{step.index}" for step in plan.steps}
-    assert slurm.edges(element, plan.steps) == {"11_0": {"10_0"}, "11_1": {"10_1"}, "11_2": {"10_0"}}
+    assert edges(plan, element, plan.steps) == {"11_0": {"afterok:10_0"}, "11_1": {"afterok:10_1"}, "11_2": {"afterok:10_0"}}
     del element[plan.steps[0].name]
-    assert slurm.edges(element, plan.steps[1:]) == {"11_1": {"10_1"}}
+    assert edges(plan, element, plan.steps[1:]) == {"11_1": {"afterok:10_1"}}
 
 
 def test_the_environment_loses_what_a_surrounding_job_left_and_keeps_where_the_cluster_is():
@@ -70,64 +157,12 @@ def test_the_doctor_accepts_arrays_of_as_many_elements_as_max_array_size(monkeyp
 
 
 def test_an_edge_that_slurm_did_not_take_is_an_error(monkeypatch):
-    answers = {"scontrol": "", "squeue": "11_0|afterok:10_0(unfulfilled)\n11_1|(null)\n"}
+    answers = {"scontrol": "", "squeue": "11_0|afterok:10_0(unfulfilled),afterany:9_0(unfulfilled)\n11_1|(null)\n"}
     monkeypatch.setattr(slurm, "call", lambda arguments, **_: answers[arguments[0]])
-    slurm.wire({"11_0": {"10_0"}}, env={})
-    slurm.wire({"11_0": {"10_0"}, "11_1": {"9_1"}}, env={}, at_work={"9_1"})
+    first = {"11_0": {"afterok:10_0", "afterany:9_0"}}
+    slurm.wire(first, env={})
+    slurm.wire(first | {"11_1": {"afterok:9_1"}}, env={}, at_work={"9_1"})
     with pytest.raises(
-        slurm.SchedulerError, match=r"1 of 2 dependencies are not as planned, such as 11_1: wanted \['10_1'\], SLURM says \[\]"
+        slurm.SchedulerError, match=r"1 of 2 dependencies are not as planned, such as 11_1: wanted \['afterok:10_1'\], SLURM says \[\]"
     ):
-        slurm.wire({"11_0": {"10_0"}, "11_1": {"10_1"}}, env={})
-
-
-CALLS = """#!/bin/bash
-echo "$(basename "$0") $*" >>"$CALLS"
-case $(basename "$0") in
-srun) for signal in $SIGNALS; do kill -s "$signal" $PPID; sleep 0.2; done; exit "$STEP_CODE" ;;
-python) exit "$CHECK_CODE" ;;
-esac
-"""
-"""Stands for srun, scontrol and python: notes how it was called."""
-
-CASES = {
-    "done": (0, 0, ""),
-    "done, says srun, but there is no record": (0, 70, ""),
-    "failed": (1, 0, ""),
-    "an input is missing": (69, 0, ""),
-    "told to stop before the time limit": (75, 0, "USR2"),
-    "stopped by itself": (75, 0, ""),
-    "cancelled": (75, 0, "TERM"),
-    "preempted without grace": (75, 0, "USR2 TERM"),
-}
-
-
-def test_the_batch_script_does_what_is_recorded(tmp_path):
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in ("srun", "scontrol", "python"):
-        (programs / name).write_text(CALLS)
-        (programs / name).chmod(0o755)
-    (tmp_path / "submissions").mkdir()
-    told = []
-    for case, (step_code, check_code, signals) in CASES.items():
-        calls = tmp_path / "calls"
-        calls.write_text("")
-        env = {
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "CALLS": str(calls),
-            "SIGNALS": signals,
-            "STEP_CODE": str(step_code),
-            "CHECK_CODE": str(check_code),
-            "SLURM_ARRAY_JOB_ID": "42",
-            "SLURM_ARRAY_TASK_ID": "3",
-            "SLURM_JOB_ID": "45",
-            "SLURM_NTASKS": "8",
-            "SLURM_CPUS_PER_TASK": "2",
-        }
-        command = ["bash", STAGE, str(programs / "python"), str(tmp_path), "retrain", "1000"]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        assert done.stderr == ""
-        told.append(f"{case}\n{calls.read_text()}exit {done.returncode}\n".replace(str(programs), "BIN").replace(str(tmp_path), "PLAN"))
-
-    check_recorded("stage.txt", "\n".join(told))
-    assert list((tmp_path / "submissions").iterdir()) == []
+        slurm.wire(first | {"11_1": {"afterok:10_1"}}, env={})

@@ -1,0 +1,229 @@
+"""What a submission to SLURM consists of: arrays, their exact sbatch commands, and the edges between their elements.
+
+Pure: nothing here calls SLURM.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from jobs.resources import Cluster, Resources
+from jobs.wrapping import NO_PROLOG, python_command
+from pipeline.core.plan import Plan, PlannedStep
+from pipeline.core.settings import parse
+
+COLLECT = "collect"
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """What a step asks for beyond its stage's resources, after an attempt went wrong for want of it."""
+
+    memory_gb: float | None = None
+    """Memory a node in GiB instead of the stage's; None keeps that."""
+    exclude: tuple[str, ...] = ()
+    """Nodes that it must not run on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Array:
+    """One SLURM array: some steps of one stage and round, all of the same adjustment.
+
+    Element t stands for the steps of index first + t * steps_per_task and on; those that are done end at once.
+    """
+
+    plan: Plan
+    name: str
+    steps: tuple[PlannedStep, ...]
+    """Those to submit."""
+    first: int
+    """Index within the stage of the first step of element 0."""
+    last: int
+    """Index within the stage of the last step that the last element may hold."""
+    max_parallel: int
+    """Elements that may run at once."""
+    adjustment: Adjustment = Adjustment()
+
+    @property
+    def job_name(self) -> str:
+        """What squeue shows; an array whose id was lost is found by it."""
+        return f"{self.plan.folder.name}-{self.name}"
+
+    @property
+    def resources(self) -> Resources:
+        """What a task of this array asks for."""
+        return resources_of(self.plan, self.steps[0].resource_class)
+
+    def element(self, step: PlannedStep) -> int:
+        """SLURM_ARRAY_TASK_ID of a step; several steps share one where a task runs several."""
+        return (step.index - self.first) // self.resources.steps_per_task
+
+    @property
+    def elements(self) -> dict[int, list[PlannedStep]]:
+        """The steps to submit by element, both in order."""
+        found: dict[int, list[PlannedStep]] = {}
+        for step in self.steps:
+            found.setdefault(self.element(step), []).append(step)
+        return found
+
+    def options(self) -> list[str]:
+        """The sbatch options of this array, one argument each."""
+        log = log_pattern(self.plan, f"{self.name}.%A_%a.log")
+        return [
+            f"--job-name={self.job_name}",
+            f"--array={','.join(map(str, self.elements))}%{self.max_parallel}",
+            f"--output={log}",
+            *resource_options(self.resources, self.adjustment),
+            *cluster_options(cluster_of(self.plan)),
+            f"--signal=B:USR2@{self.resources.lead_s}",
+            "--requeue",
+            "--open-mode=append",
+            "--kill-on-invalid-dep=yes",
+        ]
+
+    def script(self, *, data_root: Path) -> list[str]:
+        """The batch script and its arguments."""
+        numbers = (self.first, self.last, self.resources.steps_per_task)
+        return [
+            str(self.plan.code / "sbatch" / "stage.sbatch"),
+            str(self.plan.folder),
+            self.steps[0].stage,
+            *map(str, numbers),
+            *wrapping(self.plan, gpus_per_node=self.resources.gpus_per_node, data_root=data_root),
+        ]
+
+
+def log_pattern(plan: Plan, name: str) -> str:
+    """Path of a log as sbatch wants it, in which `name` may hold %A and the like."""
+    return f"{plan.folder / 'logs' / 'slurm'}/".replace("%", "%%") + name
+
+
+def resource_options(resources: Resources, adjustment: Adjustment) -> list[str]:
+    """`Resources`, adjusted, as sbatch options."""
+    memory_gb = adjustment.memory_gb or resources.memory_gb
+    options = [
+        f"--nodes={resources.nodes}",
+        f"--ntasks={resources.num_processes}",
+        f"--ntasks-per-node={resources.processes_per_node}",
+        f"--cpus-per-task={resources.cpus_per_task}",
+    ]
+    if resources.gpus_per_node:
+        options.append(f"--gpus-per-node={resources.gpus_per_node}")
+    if memory_gb is not None:
+        options.append(f"--mem={round(memory_gb * 1024)}M")
+    if resources.time_min is not None:
+        options.append(f"--time={resources.time_min}")
+    if adjustment.exclude:
+        options.append(f"--exclude={','.join(adjustment.exclude)}")
+    return options
+
+
+def cluster_options(cluster: Cluster) -> list[str]:
+    """`Cluster` as sbatch options."""
+    named = {"partition": cluster.partition, "account": cluster.account, "qos": cluster.qos}
+    return [*(f"--{name}={value}" for name, value in named.items() if value is not None), *cluster.sbatch_options]
+
+
+def wrapping(plan: Plan, *, gpus_per_node: int, data_root: Path) -> list[str]:
+    """The last arguments of the batch scripts: the prolog's file, and how `attrain` is called."""
+    cluster = cluster_of(plan)
+    python = python_command(cluster, folders=(plan.folder.parent.parent, data_root), gpus_per_node=gpus_per_node)
+    return [str(prolog_of(plan)) if cluster.prolog else NO_PROLOG, *python, "-m", "jobs"]
+
+
+def prolog_of(plan: Plan) -> Path:
+    """The file that tasks source first, where there is a prolog."""
+    return plan.folder / "submissions" / "prolog.sh"
+
+
+Adjustments = Mapping[str, Adjustment]
+"""Adjustment by step name."""
+
+
+def arrays_of(plan: Plan, todo: Iterable[PlannedStep], adjust: Adjustments = MappingProxyType({})) -> list[Array]:
+    """The arrays that hold the given steps, in the order of the plan; adjusted steps have arrays of their own.
+
+    The arrays of one stage and round share what may run of it at once.
+    """
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for step in plan.steps:
+        first.setdefault(step.array, step.index)
+        last[step.array] = step.index
+    chosen: dict[tuple[str, Adjustment], list[PlannedStep]] = {}
+    for step in todo:
+        chosen.setdefault((step.array, adjust.get(step.name, Adjustment())), []).append(step)
+    sharing = Counter((steps[0].stage, steps[0].round) for steps in chosen.values())
+    max_parallel = cluster_of(plan).max_parallel_tasks
+    arrays: list[Array] = []
+    for (name, adjustment), steps in chosen.items():
+        number = sum(array.name.partition("+")[0] == name for array in arrays)
+        arrays.append(
+            Array(
+                plan=plan,
+                name=f"{name}+{number}" if number else name,
+                steps=tuple(steps),
+                first=first[name],
+                last=last[name],
+                max_parallel=max(1, max_parallel // sharing[steps[0].stage, steps[0].round]),
+                adjustment=adjustment,
+            )
+        )
+    return arrays
+
+
+def cluster_of(plan: Plan) -> Cluster:
+    """The plan's cluster settings."""
+    return parse(Cluster, plan.facts["identity"]["cluster"], where="cluster")
+
+
+def resources_of(plan: Plan, stage: str) -> Resources:
+    """The plan's resources for a stage."""
+    return parse(Resources, plan.facts["identity"]["resources"].get(stage, {}), where=f"resources.{stage}")
+
+
+def array_command(array: Array, *, data_root: Path) -> list[str]:
+    """The exact sbatch command of an array."""
+    return ["sbatch", "--parsable", "--hold", *array.options(), *array.script(data_root=data_root)]
+
+
+def collect_command(plan: Plan, jobs: Iterable[str], *, data_root: Path) -> list[str]:
+    """The exact sbatch command of the job that collects the tables once all else has ended, well or not."""
+    return [
+        "sbatch",
+        "--parsable",
+        "--hold",
+        f"--job-name={plan.folder.name}-{COLLECT}",
+        f"--output={log_pattern(plan, 'collect.%j.log')}",
+        "--ntasks=1",
+        "--cpus-per-task=1",
+        *cluster_options(cluster_of(plan)),
+        f"--dependency=afterany:{':'.join(jobs)}",
+        "--requeue",
+        "--open-mode=append",
+        str(plan.code / "sbatch" / "collect.sbatch"),
+        str(plan.folder),
+        *wrapping(plan, gpus_per_node=0, data_root=data_root),
+    ]
+
+
+def edges(plan: Plan, element: Mapping[str, str], todo: Sequence[PlannedStep]) -> dict[str, set[str]]:
+    """{'A_t': conditions such as 'afterok:B_u' before it may start}; elements whose inputs are all in the store have none.
+
+    An element of several steps may fail in one and make what is needed of another: what needs it waits for its end, well or not,
+    and finds out by itself whether its own inputs are there.
+
+    Args:
+        plan: the plan of the steps.
+        element: {step name: 'A_t'} of all submitted steps, and of those that an earlier submission has on its way.
+        todo: the submitted steps.
+    """
+    single = {stage: resources_of(plan, stage).steps_per_task == 1 for stage in {step.resource_class for step in plan.steps}}
+    kind = {step.name: "afterok" if single[step.resource_class] else "afterany" for step in plan.steps}
+    needed: dict[str, set[str]] = {}
+    for step in todo:
+        conditions = {f"{kind[name]}:{element[name]}" for name in step.inputs.values() if name in element}
+        needed.setdefault(element[step.name], set()).update(conditions)
+    return {child: conditions for child, conditions in needed.items() if conditions}
