@@ -20,6 +20,8 @@ class Resources(Settings):
     """Memory a node in GiB; None leaves it to the cluster."""
     time_min: int | None = Field(default=None, ge=1)
     """Time limit in minutes; None leaves it to the cluster."""
+    checkpoint_every_s: float = Field(default=300, ge=0)
+    """Seconds between two checkpoints: the most that a step loses when it is killed without a warning."""
 
     @property
     def processes_per_node(self) -> int:
