@@ -136,23 +136,31 @@ def submit(
 def run(
     plan: Annotated[Path, typer.Option(help="Folder of the plan.")],
     stage: Annotated[str, typer.Option(help="Stage of the step.")],
-    index: Annotated[int, typer.Option(help="Index of the step within its stage.")],
-    stop_file: Annotated[Path | None, typer.Option(help="Leave a checkpoint and end with 75 once this file is there.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Do nothing; end with 0 if the step's record is there, else with 70.")] = False,
+    index: Annotated[
+        list[int], typer.Option(help="Index of the step within its stage; give it again for more steps, one after the other.")
+    ],
+    stop_file: Annotated[
+        Path | None,
+        typer.Option(help="Leave a checkpoint and end with 75 once this file is there; it may hold why: preempted, time_limit."),
+    ] = None,
+    done_file: Annotated[Path | None, typer.Option(help="Write this file once the records of all steps are there.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Do nothing; end with 0 if the steps' records are there, else with 70.")] = False,
     store: StoreOption = STORE,
     data: DataOption = DATA,
 ) -> None:
-    """Run one step of a plan: what every task of every back-end does. Reads its rank from srun's or torchrun's variables."""
-    from jobs.run import StopFlag, Task, run_task
+    """Run steps of a plan: what every task of every back-end does. Reads its rank from srun's or torchrun's variables."""
+    from jobs.run import DONE, NO_RECORD, Task, run_tasks
+    from jobs.stops import StopFlag
     from pipeline.core.ranks import Ranks
 
-    planned = Plan.read(plan)
-    step = planned.step(stage, index)
+    planned, ranks = Plan.read(plan), Ranks.from_env()
+    steps = [planned.step(stage, number) for number in index]
     if check:
-        raise typer.Exit(0 if Store(store).has(step.name) else 70)
+        raise typer.Exit(DONE if all(Store(store).has(step.name) for step in steps) else NO_RECORD)
     stop = StopFlag(stop_file=stop_file)
     stop.install()
-    raise typer.Exit(run_task(Task(plan=planned, store=Store(store), step=step, data_root=data, ranks=Ranks.from_env(), stop=stop)))
+    tasks = [Task(plan=planned, store=Store(store), step=step, data_root=data, ranks=ranks, stop=stop) for step in steps]
+    raise typer.Exit(run_tasks(tasks, done_file=done_file))
 
 
 @app.command()

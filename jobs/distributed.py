@@ -12,11 +12,12 @@ from typing import Any
 
 from jobs.machine import choose_device
 from jobs.run import DONE, Task, claimed, execute, recorded_failure, tell
+from jobs.stops import NoProgressError
 from pipeline.core.context import StopRequested
 from pipeline.core.files import write_text
 from pipeline.core.ranks import Ranks
 from pipeline.core.store import MissingInputError, slurm_task
-from pipeline.methods.training.ddp import barrier, broadcast_text, import_ddp
+from pipeline.methods.training.ddp import barrier, broadcast_text, import_ddp, sum_over_ranks
 
 MEETING_S = 300.0
 """How long ranks wait for one another at the start."""
@@ -70,8 +71,9 @@ def _meet(ranks: Ranks, meeting: Path) -> Any:
     return TCPStore(place["host"], place["port"], ranks.world_size, False, timeout=wait)
 
 
-def run_on_all_ranks(task: Task) -> int:
-    """Run one step together with the other ranks; each returns the same exit code unless it failed itself."""
+@contextlib.contextmanager
+def group_of(task: Task) -> Iterator[None]:
+    """The process group over all ranks of a step, for the time of the block; steps in a row share it."""
     device = choose_device(task.resources, task.ranks)
     if device != "cpu":
         import torch
@@ -79,9 +81,18 @@ def run_on_all_ranks(task: Task) -> int:
         torch.cuda.set_device(device)
     backend = "gloo" if device == "cpu" else "nccl"
     with process_group(task.ranks, task.plan.folder / "meetings", backend=backend):
-        code = _run_first(task) if task.ranks.is_first else _run_other(task)
-        barrier(task.ranks)  # srun --kill-on-bad-exit would kill a rank that is still saving.
-    return code
+        yield
+
+
+def run_on_all_ranks(task: Task) -> int:
+    """Run one step together with the other ranks; each returns the first one's exit code unless it failed itself."""
+    is_there = task.ranks.is_first and task.store.has(task.step.name)  # Others may not see it yet.
+    num_stops, num_there = sum_over_ranks([float(task.stop()), float(is_there)], task.ranks)
+    if num_stops and not num_there:
+        return tell(StopRequested("stopped before it began; run the same command again"), task)
+    code = _run_first(task) if task.ranks.is_first else _run_other(task)
+    # All wait for all: srun --kill-on-bad-exit would kill a rank that is still saving.
+    return int(broadcast_text(str(code), task.ranks))
 
 
 def _run_first(task: Task) -> int:
@@ -90,6 +101,7 @@ def _run_first(task: Task) -> int:
         try:
             attempt = stack.enter_context(claimed(task))
             if attempt is None:
+                print(f"{task.step.name} is there already", flush=True)
                 return _tell_all(DONE, task)
             with recorded_failure(attempt, task):
                 inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
@@ -101,7 +113,7 @@ def _run_first(task: Task) -> int:
                 facts = execute(task, inputs, attempt.out, attempt.scratch, attempt.earlier)
                 barrier(task.ranks)
                 attempt.publish(facts)
-        except StopRequested as error:  # All ranks stop at the same place.
+        except (StopRequested, NoProgressError) as error:  # All ranks stop at the same place.
             return tell(error, task)
     print(f"{task.step.name} is done", flush=True)
     return DONE

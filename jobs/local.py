@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jobs.machine import Machine
 from jobs.resources import Resources
-from jobs.run import DONE, REQUEUE
+from jobs.run import DONE
+from jobs.stops import REQUEUE
 from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.settings import parse
@@ -24,8 +24,6 @@ from pipeline.core.store import Store
 
 STOP_S = 60.0
 """How long workers have to leave a checkpoint after a stop was asked for."""
-MAX_REQUEUES = 3
-"""How often a step goes back to the queue because its worker was asked to stop, and we were not."""
 
 
 class WorkerError(UserError, RuntimeError):
@@ -125,7 +123,6 @@ class LocalSweep:
                 self._needed_by.setdefault(name, []).append(step)
         self._ready = [step for step in self.waiting.values() if not self._num_inputs_missing[step.name]]
         """Those of `waiting` whose inputs are all there, in the plan's order."""
-        self._requeues: Counter[str] = Counter()
         self._max_workers = min(self.machine.cores, len(self._missing))
         self._resources = {name: parse(Resources, given, where=name) for name, given in plan.facts["identity"]["resources"].items()}
 
@@ -150,7 +147,8 @@ class LocalSweep:
         self.outcome.stopped = True
         for worker in self.workers:
             with contextlib.suppress(ProcessLookupError):
-                worker.process.terminate()
+                # The step is not to blame for it. A worker that is still starting could only answer with a trace.
+                worker.process.send_signal(signal.SIGINT if worker.ready else signal.SIGTERM)
 
     def _needs(self, step: PlannedStep) -> tuple[int, int]:
         resources = self._resources.get(step.resource_class, Resources())
@@ -214,8 +212,7 @@ class LocalSweep:
             self.outcome.done.append(step.name)
             self.view.ended(step, "done")
             self._free_dependants(step)
-        elif code == REQUEUE and (self.outcome.stopped or self._requeues[step.name] < MAX_REQUEUES):
-            self._requeues[step.name] += 1
+        elif code == REQUEUE:  # Of a stop that leads nowhere `run_task` makes a failure.
             self.waiting[step.name] = step
             self._make_ready(step)
             self.view.ended(step, "stopped")

@@ -42,6 +42,8 @@ class Resources(Settings):
     """Seconds before the time limit at which a task is told to leave a checkpoint; never more than half of the limit."""
     steps_per_task: int = Field(default=1, ge=1)
     """Steps that one task runs one after the other, where they are too short for a task each; records and failures stay each step's own."""
+    checkpoint_every_s: float = Field(default=300, ge=0)
+    """Seconds between two checkpoints: the most that a step loses when it is killed without a warning."""
 
     @property
     def processes_per_node(self) -> int:

@@ -1,7 +1,7 @@
 """Run one step of a plan: what every back-end's tasks do.
 
 Exit codes: 0 done or already there; 75 checkpointed, wants to be run again; 78 bad settings or another plan's code; 69 an input
-is missing; 73 the store can not be written; 1 failed.
+is missing; 70 all went well but the record is not seen; 73 the store can not be written; 1 failed.
 """
 
 import contextlib
@@ -10,19 +10,21 @@ import inspect
 import json
 import os
 import platform
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jobs.labels import labelled
 from jobs.machine import choose_device, device_name, peak_gpu_memory_mb, peak_memory_mb, reset_peak_memory
 from jobs.planning import check_code
 from jobs.resources import Resources
+from jobs.stops import MAX_REQUEUES_WITHOUT_PROGRESS, REQUEUE, NoProgressError, Stop, StopFlag, read_failure, stops_without_progress
 from pipeline.core.context import Context, StopRequested
+from pipeline.core.errors import UserError
 from pipeline.core.files import write_text
 from pipeline.core.plan import Plan, PlannedStep, StalePlanError
 from pipeline.core.ranks import Ranks
@@ -31,7 +33,7 @@ from pipeline.core.step import Stage, make_key, own_settings
 from pipeline.core.store import FAILURE, PROGRESS, Attempt, MissingInputError, OwnedError, Store, StoreError, slurm_task
 from pipeline.stages import STAGES
 
-DONE, FAILED, MISSING_INPUT, STORE_FAILED, REQUEUE, BAD_SETTINGS = 0, 1, 69, 73, 75, 78
+DONE, FAILED, MISSING_INPUT, NO_RECORD, STORE_FAILED, BAD_SETTINGS = 0, 1, 69, 70, 73, 78
 EXIT_CODES: dict[type[Exception], int] = {
     StopRequested: REQUEUE,
     SettingsError: BAD_SETTINGS,
@@ -44,34 +46,6 @@ EXIT_CODES: dict[type[Exception], int] = {
 def exit_code_of(error: Exception) -> int:
     """The exit code that tells a launcher what to do about the error."""
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), FAILED)
-
-
-@dataclass
-class StopFlag:
-    """Set by a signal or a file, read by the loops of the stages. The handler does nothing else."""
-
-    is_set: bool = False
-    stop_file: Path | None = None
-    """Counts as a signal once it is there; looked for at most once a second."""
-    signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-
-    _looked: float = -1e9
-
-    def __call__(self) -> bool:
-        """Whether the step was asked to stop."""
-        if self.stop_file is not None and not self.is_set and time.monotonic() - self._looked > 1.0:
-            self._looked = time.monotonic()
-            self.is_set = self.stop_file.exists()
-        return self.is_set
-
-    def install(self) -> None:
-        """Take the signals over; a second one ends the process as usual."""
-        for number in self.signals:
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self.is_set = True
-        signal.signal(number, signal.SIG_DFL)
 
 
 @dataclass
@@ -112,10 +86,12 @@ class Task:
     """None: a GPU if the step's resources ask for one, else the CPU."""
     wait_s: float = 60.0
     """How long a shared disk may lag."""
-    stop: Callable[[], bool] = lambda: False
+    stop: Stop = field(default_factory=StopFlag)
     progress: Callable[[dict[str, Any]], None] = lambda event: None
     report: Callable[[str], None] = lambda error: None
     """Is told why the step failed."""
+    saved: dict[str, int] = field(default_factory=dict)
+    """What the checkpoints of the attempt at work cover; see `Context.saved`."""
 
     @property
     def resources(self) -> Resources:
@@ -156,18 +132,69 @@ def settings_of(step: PlannedStep) -> dict[str, Any]:
     return own
 
 
+def run_tasks(tasks: Sequence[Task], *, done_file: Path | None = None) -> int:
+    """Run steps one after the other; each is told with its exit code where there are several.
+
+    A step that fails does not keep those after it from running on one rank. On several ranks it does: the others may still wait
+    for the one that failed, and end with it.
+
+    Args:
+        tasks: of one stage and one resource class; the same on every rank.
+        done_file: written by the first rank once all records are seen.
+
+    Returns:
+        0 if all are done, 75 if one asks to be run again (those after it were not begun), else the first other code.
+    """
+    first = tasks[0]
+    codes: list[int] = []
+    with labelled(first.ranks):
+        try:
+            with _together(first):
+                for task in tasks:
+                    codes.append(_run_step(task))
+                    if len(tasks) > 1:
+                        print(f"{task.step.stage}-{task.step.index}: exit code {codes[-1]}", flush=True)
+                    if codes[-1] == REQUEUE or (codes[-1] != DONE and first.ranks.world_size > 1):
+                        break
+        except Exception as error:  # The ranks did not meet, or did not part.
+            codes.append(tell(error, tasks[max(0, len(codes) - 1)]))
+        code = REQUEUE if REQUEUE in codes else next((code for code in codes if code != DONE), DONE)
+        return _confirmed(tasks, done_file) if code == DONE and done_file is not None and first.ranks.is_first else code
+
+
 def run_task(task: Task) -> int:
     """Run one step unless its artifact is there, and return the exit code. Errors are told on stderr and in failure.json."""
+    return run_tasks([task])
+
+
+def _confirmed(tasks: Sequence[Task], done_file: Path) -> int:
+    """Write the file that says that all is done, if all records are seen."""
+    for task in tasks:
+        if not task.store.has(task.step.name):
+            print(f"{task.step.name} ended well, but {task.store.folder(task.step.name)} has no record", file=sys.stderr, flush=True)
+            return NO_RECORD
+    write_text(done_file, "")
+    return DONE
+
+
+def _together(task: Task) -> contextlib.AbstractContextManager[None]:
+    """The process group, where there are several ranks."""
+    if task.ranks.world_size == 1:
+        return contextlib.nullcontext()
+    from jobs.distributed import group_of
+
+    return group_of(task)
+
+
+def _run_step(task: Task) -> int:
+    task.saved.clear()
     try:
         check_code(task.plan)
-        if task.store.has(task.step.name):
-            print(f"{task.step.name} is there already", flush=True)
-            return DONE
-        if task.ranks.world_size == 1:
-            return _run_alone(task)
-        from jobs.distributed import run_on_all_ranks
+        if task.ranks.world_size > 1:
+            from jobs.distributed import run_on_all_ranks
 
-        return run_on_all_ranks(task)
+            return run_on_all_ranks(task)
+        return _run_alone(task)
     except Exception as error:
         if task.store.has(task.step.name):
             print(f"{task.step.name} was finished by another attempt meanwhile", flush=True)
@@ -178,7 +205,7 @@ def run_task(task: Task) -> int:
 def tell(error: Exception, task: Task) -> int:
     """Print what went wrong, with the trace where it is not the user's to mend, and return the exit code."""
     code = exit_code_of(error)
-    if code == FAILED:
+    if code == FAILED and not isinstance(error, UserError):
         traceback.print_exception(error)
     task.report(f"{type(error).__name__}: {error}")
     print(f"{task.step.name} [{task.step.stage}-{task.step.index}]: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -186,8 +213,11 @@ def tell(error: Exception, task: Task) -> int:
 
 
 def _run_alone(task: Task) -> int:
+    if not task.store.has(task.step.name) and task.stop():
+        raise StopRequested("stopped before it began; run the same command again")
     with claimed(task) as attempt:
         if attempt is None:
+            print(f"{task.step.name} is there already", flush=True)
             return DONE
         with recorded_failure(attempt, task):
             inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
@@ -226,9 +256,10 @@ def recorded_failure(attempt: Attempt, task: Task) -> Iterator[None]:
 
     Raises:
         StoreError: instead of whatever error a disk that can not be written led to.
+        NoProgressError: instead of one stop too many.
     """
     try:
-        with _disk_named(attempt):
+        with _disk_named(attempt), _capped(attempt, task):
             yield
     except Exception as error:
         failure = {
@@ -236,10 +267,33 @@ def recorded_failure(attempt: Attempt, task: Task) -> Iterator[None]:
             "error": f"{type(error).__name__}: {error}",
             "job": slurm_task(),
             "host": platform.node(),
+            "saved": task.saved,
         }
+        if isinstance(error, StopRequested | NoProgressError):
+            failure["cause"] = task.stop.cause
         with contextlib.suppress(OSError):
             write_text(attempt.folder / FAILURE, json.dumps(failure, indent=2))
         raise
+
+
+@contextlib.contextmanager
+def _capped(attempt: Attempt, task: Task) -> Iterator[None]:
+    """Turn a stop into a failure where to run the step again leads nowhere."""
+    try:
+        yield
+    except StopRequested as stop:
+        cause = task.stop.cause
+        attempts = [other for other in reversed(task.store.attempts(task.step.name)) if other.number < attempt.number]
+        earlier = [read_failure(other.folder / FAILURE) for other in attempts]
+        stops = stops_without_progress([*earlier, {"exit_code": REQUEUE, "cause": cause, "saved": task.saved}])
+        if stops <= MAX_REQUEUES_WITHOUT_PROGRESS:
+            raise
+        setting = f"resources.{task.step.resource_class}"
+        raise NoProgressError(
+            f"it was stopped {stops} times in a row ({cause}) and its checkpoints never covered more than before "
+            f"({task.saved or 'nothing'}); raise {setting}.time_min or lower {setting}.checkpoint_every_s, then submit again, or run "
+            "`attrain retry` if the machine was to blame"
+        ) from stop
 
 
 @contextlib.contextmanager
@@ -284,8 +338,10 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
         data_root=task.data_root,
         scratch=scratch,
         earlier=earlier,
+        checkpoint_every_s=task.resources.checkpoint_every_s,
         should_stop=task.stop,
         progress=ProgressFile(scratch.parent / PROGRESS, also=task.progress) if task.ranks.is_first else _silent,
+        saved=task.saved,
     )
     reset_peak_memory(device)
     started, clock = time.time(), time.monotonic()

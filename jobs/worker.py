@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from jobs.run import StopFlag, Task, run_task
+from jobs.run import Task, run_task
+from jobs.stops import INTERRUPTED, StopFlag
 from pipeline.core.plan import Plan
 from pipeline.core.store import Store
 
@@ -34,7 +35,7 @@ class Answers:
             self.pipe.write(json.dumps({"event": event, **facts}) + "\n")
             self.pipe.flush()
         except BrokenPipeError:
-            self.stop.is_set = True
+            self.stop.set(INTERRUPTED)
 
     def note(self, error: str) -> None:
         """Keep for the end of the step why it failed."""

@@ -38,7 +38,7 @@ class Context:
     earlier: tuple[Path, ...] = ()
     """Scratch folders of earlier attempts at the same step, newest first."""
     checkpoint_every_s: float = 300.0
-    """Seconds between two checkpoints inside an epoch."""
+    """Seconds between two checkpoints: what a process that is killed without a word may lose."""
     batch_size: int = 512
     """Samples a forward pass where no result depends on it (attribution, evaluation), on this rank."""
     should_stop: Callable[[], bool] = lambda: False
@@ -46,3 +46,5 @@ class Context:
     progress: Progress = no_progress
     metrics: dict[str, Any] = field(default_factory=dict)
     """What the stage wants in its record: numbers by name, such as samples_seen."""
+    saved: dict[str, int] = field(default_factory=dict)
+    """What the checkpoints of this attempt cover, such as {'steps': 120}: by it a step that gets nowhere is told from a slow one."""

@@ -33,7 +33,7 @@ def run(
         loss_B = torch.nn.functional.cross_entropy(logits_BK, target_B, reduction="none")
         return {"loss": loss_B.cpu().numpy(), "prediction": logits_BK.argmax(1).int().cpu().numpy()}
 
-    judged = gather_columns(len(train), context, work=judge, folder=out)
+    judged = gather_columns(len(train), context, name="judge", work=judge)
     chosen = selection(
         loss_N=judged["loss"],
         prediction_N=judged["prediction"],
@@ -61,7 +61,7 @@ def run(
             "completeness_gap": np.full(len(positions), np.nan) if gap_B is None else gap_B.cpu().numpy(),
         }
 
-    explained = gather_columns(len(selected), context, work=explain, folder=out)
+    explained = gather_columns(len(selected), context, name="explain", work=explain, array=array)
     array.close()
     if context.ranks.is_first:
         _write(out, judged, explained, chosen, selected.sample_ids_N, selected.labels_N)

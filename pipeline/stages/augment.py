@@ -43,7 +43,7 @@ def run(seed: int, round: int, augmentation: Augmentation, *, inputs: Mapping[st
             made.rows[positions - made.span.start] = images_BCHW
             return {"num_changed": num_changed_B}
 
-        made_columns |= gather_columns(num_made, context, work=make, folder=out)
+        made_columns |= gather_columns(num_made, context, name="make", work=make, array=made)
     made.close()
     if context.ranks.is_first:
         round_M = np.full(len(sources_M), round)

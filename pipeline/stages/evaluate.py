@@ -33,7 +33,7 @@ def run(evaluation: Evaluation, *, inputs: Mapping[str, Path], out: Path, contex
             loss_B = torch.nn.functional.cross_entropy(logits_BK, target_B, reduction="none")
             return {"probabilities": logits_BK.softmax(1).cpu().numpy(), "loss": loss_B.cpu().numpy()}
 
-        judged = gather_columns(len(images), context, work=judge, folder=out)
+        judged = gather_columns(len(images), context, name=f"judge.{split}", work=judge)
         probabilities_NK, labels_N = judged["probabilities"], images.labels_N
         metrics |= {f"{split}.{name}": value for name, value in evaluation(probabilities_NK, labels_N).items()}
         metrics[f"{split}.num_samples"] = len(images)

@@ -13,26 +13,32 @@ from pipeline.core.tables import INDEX, write_table
 from pipeline.methods.datasets import Dataset
 from pipeline.methods.datasets.splits import stratified_folds
 from pipeline.stages.artifacts import DatasetFacts, write_array
+from pipeline.stages.sharing import check_stop, follow_first_rank
+
+IMAGES_A_STOP_CHECK = 1000
 
 
 def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Context) -> None:
     """Load the samples, divide the training part into folds, and hold fold `data.fold` out as split `validation`."""
     if not context.ranks.is_first:
+        follow_first_rank(context)
         return
     samples = data.load(context.data_root)
+    check_stop(context, at="after loading the data set")
     in_train = samples.splits_N == "train"
     fold_N = np.full(len(in_train), -1, dtype=np.int32)
     if data.folds > 1:
         fold_N[in_train] = stratified_folds(samples.labels_N[in_train], folds=data.folds, seed=data.split_seed)
     splits_N = np.where(in_train & (fold_N == data.fold), "validation", samples.splits_N)
     write_array(out / "samples.npy", samples.images_NCHW)
+    check_stop(context, at="after writing the samples")
     columns = {
         "sample_id": np.arange(len(splits_N)),
         "label": samples.labels_N,
         "split": splits_N,
         "fold": fold_N,
         "source": samples.sources_N,
-        "sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in samples.images_NCHW],
+        "sha256": _hashes(samples.images_NCHW, context),
     }
     write_table(out / "index.parquet", columns, INDEX)
     mean_C, std_C = _statistics(samples.images_NCHW[splits_N == "train"])
@@ -44,6 +50,16 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
     )
     facts.write(out)
     context.metrics["num_samples"] = len(splits_N)
+    check_stop(context, at="at the end", finished=True)
+
+
+def _hashes(images_NCHW: NDArray[np.uint8], context: Context) -> list[str]:
+    """sha256 of the bytes of each image, as 64 hexadecimal digits."""
+    hashes: list[str] = []
+    for start in range(0, len(images_NCHW), IMAGES_A_STOP_CHECK):
+        check_stop(context, at=f"after hashing {start} of {len(images_NCHW)} samples")
+        hashes += [hashlib.sha256(image.tobytes()).hexdigest() for image in images_NCHW[start : start + IMAGES_A_STOP_CHECK]]
+    return hashes
 
 
 def _statistics(images_NCHW: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

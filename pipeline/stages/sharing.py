@@ -2,8 +2,9 @@
 
 import errno
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +12,79 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.context import Context, StopRequested
-from pipeline.methods.training.ddp import any_rank, barrier
+from pipeline.methods.training.ddp import barrier, sum_over_ranks
+from pipeline.stages.artifacts import read_array
+from pipeline.stages.partial import Columns, Part, Rows, read_columns
 
-Columns = dict[str, NDArray[Any]]
-END = "end"
-"""File that a rank writes after all others of its part."""
+__all__ = ["Columns", "SharedArray", "check_stop", "follow_first_rank", "gather_columns"]
 
 
-def batches_of_part(num_items: int, context: Context, *, unit: str = "samples") -> Iterator[NDArray[np.int64]]:
-    """Positions of this rank's part in batches, telling progress.
-
-    Every rank gets equally many batches, some perhaps empty, so that all poll the stop flag together.
+def check_stop(context: Context, *, at: str, finished: bool = False) -> bool:
+    """Whether the first rank has finished; all ranks ask the same number of times.
 
     Raises:
-        StopRequested: a rank was asked to stop.
+        StopRequested: a rank was asked to stop; on every rank.
     """
-    mine = np.arange(num_items)[context.ranks.span(num_items)]
-    largest = -(-num_items // context.ranks.world_size)
-    for start in range(0, largest, context.batch_size):
-        if any_rank(context.should_stop(), context.ranks):
-            raise StopRequested(f"stopped at {start} of {largest} {unit}; run the same command again")
-        yield mine[start : start + context.batch_size]
-        context.progress(min(start + context.batch_size, largest), largest, unit=unit)
+    num_stops, num_finished = sum_over_ranks([float(context.should_stop()), float(finished)], context.ranks)
+    if num_stops and not num_finished:
+        raise StopRequested(f"stopped {at}; run the same command again")
+    return num_finished > 0
+
+
+def follow_first_rank(context: Context) -> None:
+    """Wait for the first rank, which works alone and asks `check_stop` now and then, at last with `finished`."""
+    while not check_stop(context, at="while the first rank was at work"):
+        pass
 
 
 def gather_columns(
-    num_items: int, context: Context, *, work: Callable[[NDArray[np.int64]], Mapping[str, NDArray[Any]]], folder: Path
+    num_items: int,
+    context: Context,
+    *,
+    name: str,
+    work: Callable[[NDArray[np.int64]], Columns],
+    array: "SharedArray | None" = None,
 ) -> Columns:
-    """Columns of `work` over all positions, in order, on every rank. Parts travel through files in `folder`, as raw arrays."""
-    batches = [work(positions) for positions in batches_of_part(num_items, context) if len(positions)]
-    mine: Columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]} if batches else {}
-    if context.ranks.world_size == 1:
-        return mine
-    part = folder / f".part-{context.ranks.rank}"
-    part.mkdir()
-    for name, column in mine.items():
-        np.save(part / f"{name}.npy", column, allow_pickle=False)
-    (part / END).write_text("")
-    barrier(context.ranks)
-    parts = [folder / f".part-{rank}" for rank in range(context.ranks.world_size)]
-    for other in parts:
-        _wait_for(other / END)
-    names = sorted({path.stem for other in parts for path in other.glob("*.npy")})
-    whole = {
-        name: np.concatenate([np.load(p / f"{name}.npy", allow_pickle=False) for p in parts if (p / f"{name}.npy").exists()])
-        for name in names
-    }
-    barrier(context.ranks)
-    for path in part.iterdir():
-        path.unlink()
-    part.rmdir()
-    return whole
+    """Columns of `work` over all positions, in order, on every rank. Continues where an earlier attempt left off.
+
+    Args:
+        num_items: positions run from 0 to this.
+        context: ranks, batch size, stop flag and checkpoint folders.
+        name: of the work; no other of the stage has it.
+        work: called with the positions of one batch; batches are cut at the same places in every attempt.
+        array: what `work` fills beside the columns.
+
+    Raises:
+        StopRequested: a rank was asked to stop; the checkpoint is written.
+    """
+    rows = Rows(values=array.rows, path=array.part) if array is not None else None
+    part = Part(work=name, num_items=num_items, context=context, rows=rows)
+    part.restore()
+    for positions in part.batches():
+        num_stops, num_due = sum_over_ranks([float(context.should_stop()), float(part.due)], context.ranks)
+        if num_stops or num_due:
+            part.save()
+        if num_stops:
+            barrier(context.ranks)
+            raise StopRequested(f"{name} stopped at {part.reached} of {part.length} samples; run the same command again to continue")
+        part.add(work(positions) if len(positions) else {})
+        context.progress(part.reached, part.length, unit="samples")
+    part.save()
+    return part.columns if context.ranks.world_size == 1 else _of_all_ranks(part)
+
+
+def _of_all_ranks(part: Part) -> Columns:
+    """The columns of all parts: what travels is the last checkpoint of each rank."""
+    if not part.length:
+        return {}
+    barrier(part.context.ranks)
+    found = []
+    for rank in range(part.context.ranks.world_size):
+        path = part.file_of(rank, part.length)
+        _wait_for(path)
+        found.append(read_columns(path)[0])
+    filled = [columns for columns in found if columns]
+    return {name: np.concatenate([columns[name] for columns in filled]) for name in filled[0]}
 
 
 def _wait_for(path: Path, wait_s: float = 60.0) -> None:
@@ -83,7 +106,7 @@ def _reserve(path: Path) -> None:
     Raises:
         OSError: the disk is full.
     """
-    if not hasattr(os, "posix_fallocate"):  # macOS
+    if sys.platform == "darwin":  # It has no such call.
         return
     with path.open("r+b") as file:
         try:
@@ -96,18 +119,24 @@ def _reserve(path: Path) -> None:
 class SharedArray:
     """One .npy file whose rows the ranks fill together, each its contiguous part, without holding it in memory.
 
-    Ranks do not write into one file: two of them on different nodes would share the page at the border of their parts.
+    Ranks do not write into one file: two of them on different nodes would share the page at the border of their parts. Several
+    ranks fill files in the attempt's scratch folder, which stay there for a later attempt; a single one fills the file itself.
     """
 
     def __init__(self, path: Path, *, shape: tuple[int, ...], dtype: Any, context: Context) -> None:
-        self.path, self.shape, self.dtype, self.ranks = path, shape, np.dtype(dtype), context.ranks
+        self.path, self.shape, self.dtype, self.context = path, shape, np.dtype(dtype), context
         self.span = context.ranks.span(shape[0])
-        self._part = self._part_path(context.ranks.rank)
-        self.rows = self._open(self._part, (self.span.stop - self.span.start, *shape[1:]))
+        self.part = self._part_path(context.ranks.rank)
+        """The file that this rank fills."""
+        self.rows = self._open(self.part, (self.span.stop - self.span.start, *shape[1:]))
         """This rank's rows; row 0 is row `span.start` of the whole."""
 
     def _part_path(self, rank: int) -> Path:
-        return self.path if self.ranks.world_size == 1 else self.path.with_name(f".{self.path.name}.part-{rank}")
+        world_size = self.context.ranks.world_size
+        if world_size == 1:
+            return self.path
+        assert self.context.scratch is not None, "several ranks fill an array in the attempt's scratch folder"
+        return self.context.scratch / f"{self.path.name}.rank-{rank}-of-{world_size}"
 
     def _open(self, path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
         if 0 in shape:  # Nothing of an empty array can be mapped.
@@ -120,18 +149,15 @@ class SharedArray:
 
     def close(self) -> None:
         """Put the parts together; after it the file is whole for every rank."""
-        if isinstance(self.rows, np.memmap):
-            self.rows.flush()
-        if self.ranks.world_size == 1:
+        Rows(values=self.rows, path=self.part).flush()
+        if self.context.ranks.world_size == 1:
             return
-        barrier(self.ranks)
-        if self.ranks.is_first:
+        barrier(self.context.ranks)
+        if self.context.ranks.is_first:
             whole, end = self._open(self.path, self.shape), 0
-            for path in [self._part_path(rank) for rank in range(self.ranks.world_size)]:
+            for path in [self._part_path(rank) for rank in range(self.context.ranks.world_size)]:
                 _wait_for(path)
-                with path.open("rb") as file:
-                    part = np.load(file, allow_pickle=False)
+                part = read_array(path)
                 whole[end : end + len(part)] = part
                 end += len(part)
-                path.unlink()
-        barrier(self.ranks)
+        barrier(self.context.ranks)

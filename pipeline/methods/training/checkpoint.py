@@ -5,19 +5,17 @@ Written aside, synced and renamed; the newest two of a folder stay.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import checkpoints
 from pipeline.core.context import Context
-from pipeline.core.files import fsync, whole_file
 from pipeline.methods.lazy import torch
 
 PATTERN = "checkpoint-*.pt"
-NUM_KEPT = 2
 SHORTEST_PAUSE_S = 5.0
 """Epochs can be shorter than a checkpoint is worth."""
 
@@ -28,13 +26,9 @@ def save(folder: Path, content: dict[str, Any], *, step: int) -> Path:
     Raises:
         OSError: the disk is full or read-only; earlier checkpoints are as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"checkpoint-{step:09d}.pt"
-    with whole_file(path) as file:
+    with checkpoints.checkpoint_file(path, pattern=PATTERN) as file:
         torch.save(content, file)
-    fsync(folder)
-    for old in sorted(folder.glob(PATTERN))[:-NUM_KEPT]:
-        old.unlink()
     return path
 
 
@@ -48,14 +42,7 @@ def newest(folders: Sequence[Path]) -> tuple[Path, dict[str, Any]] | None:
 
     One that cannot be read is named on stderr, and the next older one taken.
     """
-    found = [path for folder in folders for path in folder.glob(PATTERN)]
-    for path in sorted(found, key=lambda path: path.name, reverse=True):
-        try:
-            return path, read(path)
-        except Exception as error:  # torch raises half a dozen types for damaged files
-            reason = str(error).partition("\n")[0]
-            print(f"warning: checkpoint {path} cannot be read ({type(error).__name__}: {reason}); taking an older one", file=sys.stderr)
-    return None
+    return checkpoints.newest(folders, pattern=PATTERN, read=read)
 
 
 @dataclass(slots=True)
@@ -72,6 +59,8 @@ class Saver:
 
     def save(self, content: dict[str, Any], *, step: int) -> None:
         """Write a checkpoint where the attempt has a folder for it."""
-        if self.context.scratch is not None and self.context.ranks.is_first:
-            save(self.context.scratch, content, step=step)
+        if self.context.scratch is not None:
+            if self.context.ranks.is_first:
+                save(self.context.scratch, content, step=step)
+            self.context.saved["steps"] = step
         self.saved_at_s = time.monotonic()

@@ -1,0 +1,150 @@
+"""Several steps in one process, on one rank and on two, and who says what."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.experiment import load_experiment
+from jobs.labels import labelled
+from jobs.planning import make_plan
+from jobs.run import DONE, FAILED, NO_RECORD, Task, run_task, run_tasks
+from jobs.stops import REQUEUE
+from pipeline.core.plan import Plan
+from pipeline.core.ranks import Ranks
+from pipeline.core.store import Store
+from tests.jobs.support import ROOT, attrain
+from tests.jobs.test_stops import StopAtPoll
+
+EXPERIMENT = """
+experiment: several
+base:
+  data: {dataset: mnist_small, num_train: 60, num_test: 40, folds: 1}
+  model: {model: mlp, hidden: [8]}
+  pretraining: {epochs: 1, batch_size: 20}
+sweep:
+  list: [{arm: diverging, pretraining: {learning_rate: 1.0e30}}, {arm: good, seed: 1}, {arm: other, seed: 2}]
+"""
+DIVERGING, GOOD, OTHER = 0, 1, 2
+
+
+@pytest.fixture
+def planned(tmp_path) -> tuple[Plan, Store]:
+    """A plan with its data prepared."""
+    (tmp_path / "several.yaml").write_text(EXPERIMENT)
+    store = Store(tmp_path / "store")
+    plan = make_plan(load_experiment(str(tmp_path / "several.yaml")), store)
+    assert run_task(Task(plan=plan, store=store, step=plan.step("prepare", 0), data_root=Path(), wait_s=0)) == DONE
+    return plan, store
+
+
+def tasks(planned: tuple[Plan, Store], *indices: int, polls: int = 10**6) -> list[Task]:
+    plan, store = planned
+    stop = StopAtPoll(polls)
+    return [Task(plan=plan, store=store, step=plan.step("pretrain", i), data_root=Path(), wait_s=0, stop=stop) for i in indices]
+
+
+def is_done(planned: tuple[Plan, Store], index: int) -> bool:
+    return planned[1].has(planned[0].step("pretrain", index).name)
+
+
+def test_a_step_that_fails_does_not_keep_those_after_it_from_running(planned, tmp_path, capsys):
+    done_file = tmp_path / "done"
+    assert run_tasks(tasks(planned, GOOD, DIVERGING, OTHER), done_file=done_file) == FAILED
+    assert [is_done(planned, index) for index in (DIVERGING, GOOD, OTHER)] == [False, True, True]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "exit code" in line]
+    assert lines == ["pretrain-1: exit code 0", "pretrain-0: exit code 1", "pretrain-2: exit code 0"]
+    assert not done_file.exists()
+
+
+def test_a_step_that_is_stopped_is_the_last_that_was_begun(planned, tmp_path):
+    assert run_tasks(tasks(planned, DIVERGING, GOOD, OTHER, polls=5), done_file=tmp_path / "done") == REQUEUE
+    assert [bool(planned[1].attempts(planned[0].step("pretrain", index).name)) for index in (DIVERGING, GOOD, OTHER)] == [True, True, False]
+    assert not (tmp_path / "done").exists()
+
+
+def test_the_done_file_is_written_once_all_records_are_seen(planned, tmp_path):
+    assert run_tasks(tasks(planned, GOOD, OTHER), done_file=tmp_path / "done") == DONE
+    assert (tmp_path / "done").exists()
+
+
+def test_without_a_record_there_is_no_done_file(planned, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("jobs.run._run_step", lambda task: DONE)
+    assert run_tasks(tasks(planned, GOOD), done_file=tmp_path / "done") == NO_RECORD
+    assert not (tmp_path / "done").exists()
+    assert "has no record" in capsys.readouterr().err
+
+
+def test_the_command_line_runs_several_indices_in_one_call(planned, tmp_path):
+    plan, store = planned
+    command = ("run", "--plan", plan.folder, "--stage", "pretrain", "--index", "1", "--index", "2")
+    assert attrain(*command, "--check", store=store.root).returncode == NO_RECORD
+    done = attrain(*command, "--done-file", tmp_path / "done", store=store.root)
+    assert (done.returncode, done.stderr) == (0, "")
+    names = [plan.step("pretrain", index).name for index in (1, 2)]
+    lines = [f"{names[0]} is done", "pretrain-1: exit code 0", f"{names[1]} is done", "pretrain-2: exit code 0"]
+    assert done.stdout.splitlines() == lines
+    assert (tmp_path / "done").exists()
+    assert attrain(*command, "--check", store=store.root).returncode == 0
+
+
+def on_two_ranks(planned: tuple[Plan, Store], *options: str | Path) -> list[tuple[int, list[str]]]:
+    """(exit code, what it printed) of each of two ranks, as srun starts them."""
+    plan, store = planned
+    command = [sys.executable, "-m", "jobs", "run", "--plan", plan.folder, "--stage", "pretrain", "--store", store.root, *options]
+    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    processes = [
+        subprocess.Popen(
+            command,
+            env=env | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURMD_NODENAME": node},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank, node in (("0", "localhost"), ("1", "node2"))
+    ]
+    found = []
+    for process in processes:
+        with process:
+            try:
+                output, _ = process.communicate(timeout=240)
+            finally:
+                process.kill()
+        # gloo's own lines come from C++, and name their rank themselves.
+        found.append((process.returncode, [line for line in output.splitlines() if not line.startswith("[Gloo]")]))
+    return found
+
+
+def test_two_ranks_do_the_same_steps_in_one_process_group_and_label_every_line(planned, tmp_path):
+    (first, second) = on_two_ranks(planned, "--index", "1", "--index", "2", "--done-file", tmp_path / "done")
+    names = [planned[0].step("pretrain", index).name for index in (1, 2)]
+    lines = [f"{names[0]} is done", "pretrain-1: exit code 0", f"{names[1]} is done", "pretrain-2: exit code 0"]
+    assert first == (0, [f"[rank 0 of 2, localhost] {line}" for line in lines])
+    assert second == (0, [f"[rank 1 of 2, node2] {line}" for line in lines if "exit code" in line])
+    assert (tmp_path / "done").exists()
+
+
+def test_two_ranks_that_are_asked_to_stop_end_with_one_code_and_begin_nothing(planned, tmp_path):
+    (tmp_path / "stop").write_text("time_limit")
+    found = on_two_ranks(planned, "--index", "1", "--index", "2", "--stop-file", tmp_path / "stop")
+    assert [code for code, _ in found] == [REQUEUE, REQUEUE]
+    assert list(planned[1].root.glob("pretrain/*")) == []
+
+
+def test_lines_are_labelled_whole_whatever_pieces_they_are_written_in():
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        patch.setenv("SLURMD_NODENAME", "node2")
+        with labelled(Ranks(rank=1, world_size=4)):
+            print("one", "two")
+            print("three\nfour", end="")
+    assert out.getvalue() == "".join(f"[rank 1 of 4, node2] {line}\n" for line in ("one two", "three", "four"))
+
+
+def test_a_single_rank_has_no_label(capsys):
+    with labelled(Ranks()):
+        print("one")
+    assert capsys.readouterr().out == "one\n"

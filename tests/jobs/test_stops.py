@@ -1,0 +1,166 @@
+"""A step that is stopped continues; one that is stopped again and again and gets nowhere has failed, in words that help."""
+
+import json
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from jobs.experiment import load_experiment
+from jobs.planning import make_plan
+from jobs.run import DONE, FAILED, Task, run_task
+from jobs.stops import REQUEUE, StopFlag, stops_without_progress
+from pipeline.core.plan import Plan
+from pipeline.core.store import FAILURE, Store
+
+EXPERIMENT = """
+experiment: stops
+base:
+  data: {dataset: mnist_small, num_train: 100, num_test: 50, folds: 1}
+  model: {model: mlp, hidden: [16]}
+  pretraining: {epochs: 3, batch_size: 20}
+"""
+NUM_STEPS = 15
+
+
+@dataclass
+class StopAtPoll:
+    """Asked the given number of times, it says stop. The first time is before the step begins."""
+
+    polls: int
+    cause: str = "time_limit"
+
+    def __call__(self) -> bool:
+        self.polls -= 1
+        return self.polls <= 0
+
+
+@pytest.fixture
+def planned(tmp_path) -> tuple[Plan, Store]:
+    (tmp_path / "stops.yaml").write_text(EXPERIMENT)
+    store = Store(tmp_path / "store")
+    return make_plan(load_experiment(str(tmp_path / "stops.yaml"), overrides=[]), store), store
+
+
+def attempt(planned: tuple[Plan, Store], stage: str, polls: int = 10**6, *, cause: str = "time_limit") -> int:
+    plan, store = planned
+    return run_task(Task(plan=plan, store=store, step=plan.step(stage, 0), data_root=Path(), wait_s=0, stop=StopAtPoll(polls, cause=cause)))
+
+
+def failures(planned: tuple[Plan, Store], stage: str) -> list[dict[str, object]]:
+    """What the attempts left, oldest first."""
+    plan, store = planned
+    return [json.loads((one.folder / FAILURE).read_text()) for one in reversed(store.attempts(plan.step(stage, 0).name))]
+
+
+def test_the_third_stop_in_a_row_without_progress_is_a_failure_and_the_next_attempt_starts_over(planned, capsys):
+    codes = [attempt(planned, "prepare", 2) for _ in range(7)]
+    assert codes == [REQUEUE, REQUEUE, FAILED] * 2 + [REQUEUE]
+    assert [(left["exit_code"], left["cause"], left["saved"]) for left in failures(planned, "prepare")] == [
+        (code, "time_limit", {}) for code in codes
+    ]
+    told = capsys.readouterr().err
+    assert (
+        "NoProgressError: it was stopped 3 times in a row (time_limit) and its checkpoints never covered more than before (nothing);"
+        in told
+    )
+    assert "raise resources.prepare.time_min or lower resources.prepare.checkpoint_every_s" in told
+    assert "Traceback" not in told
+    assert attempt(planned, "prepare") == DONE
+
+
+@pytest.mark.parametrize("cause", ["preempted", "interrupted"])
+def test_stops_that_the_step_is_not_to_blame_for_are_never_counted(planned, cause):
+    assert [attempt(planned, "prepare", 2, cause=cause) for _ in range(6)] == [REQUEUE] * 6
+    assert attempt(planned, "prepare") == DONE
+
+
+def test_a_step_that_makes_progress_may_be_stopped_as_often_as_it_takes(planned):
+    assert attempt(planned, "prepare") == DONE
+    # Each attempt takes two steps; the last step of all is followed by no stop.
+    assert [attempt(planned, "pretrain", 3) for _ in range(NUM_STEPS // 2)] == [REQUEUE] * (NUM_STEPS // 2)
+    assert [left["saved"] for left in failures(planned, "pretrain")] == [{"steps": 2 * (n + 1)} for n in range(NUM_STEPS // 2)]
+    assert attempt(planned, "pretrain", 3) == DONE
+
+
+def test_a_stop_before_a_step_began_makes_no_attempt(planned):
+    assert [attempt(planned, "prepare", 1) for _ in range(4)] == [REQUEUE] * 4
+    assert failures(planned, "prepare") == []
+
+
+def test_a_step_whose_artifact_is_there_ends_well_even_if_a_stop_is_asked_for(planned):
+    assert attempt(planned, "prepare") == DONE
+    assert attempt(planned, "prepare", 1) == DONE
+
+
+def stop(cause: str = "time_limit", **saved: int) -> dict[str, object]:
+    return {"exit_code": REQUEUE, "cause": cause, "saved": saved}
+
+
+FAILURE_OF_ANOTHER_KIND = {"exit_code": FAILED, "saved": {}}
+KILLED: dict[str, object] = {}
+HISTORIES = {
+    "nothing was tried": ([], 0),
+    "the first stop had no checkpoint": ([stop()], 1),
+    "the first stop had one": ([stop(steps=3)], 0),
+    "no more than before": ([stop(steps=3), stop(steps=3), stop(steps=2)], 2),
+    "one of two works went on": ([stop(judge=9), stop(judge=9), stop(judge=9, explain=1)], 0),
+    "progress begins a new row": ([stop(), stop(), stop(steps=1), stop(steps=1)], 1),
+    "a preemption is not counted": ([stop(), stop("preempted"), stop()], 2),
+    "what a preempted attempt saved counts": ([stop(), stop("preempted", steps=5), stop(steps=5)], 1),
+    "a failure begins a new row": ([stop(), stop(), FAILURE_OF_ANOTHER_KIND, stop()], 1),
+    "what was covered before a failure is no progress": ([stop(steps=9), FAILURE_OF_ANOTHER_KIND, stop(steps=9)], 1),
+    "an attempt that was killed begins a new row": ([stop(), stop(), KILLED, stop()], 1),
+    "an older version left no ledger": ([{"exit_code": REQUEUE}], 1),
+}
+
+
+@pytest.mark.parametrize(("failures", "wanted"), HISTORIES.values(), ids=HISTORIES.keys())
+def test_stops_without_progress_are_counted_from_the_last_progress_or_other_end(failures, wanted):
+    assert stops_without_progress(failures) == wanted
+
+
+def test_a_stop_file_says_why(tmp_path):
+    flag = StopFlag(stop_file=tmp_path / "stop")
+    assert (flag(), flag.is_set) == (False, False)
+    flag = StopFlag(stop_file=tmp_path / "stop")
+    (tmp_path / "stop").write_text("preempted\n")
+    assert (flag(), flag.is_set, flag.cause) == (True, True, "preempted")
+
+
+def test_an_empty_stop_file_counts_as_a_signal(tmp_path):
+    (tmp_path / "stop").touch()
+    flag = StopFlag(stop_file=tmp_path / "stop")
+    assert (flag(), flag.cause) == (True, "signal")
+
+
+@pytest.mark.parametrize(("number", "cause"), [(signal.SIGTERM, "signal"), (signal.SIGUSR2, "signal"), (signal.SIGINT, "interrupted")])
+def test_a_signal_sets_the_flag_and_a_stop_file_beside_it_says_why(tmp_path, number, cause):
+    before = {each: signal.getsignal(each) for each in StopFlag().signals}
+    flag = StopFlag(stop_file=tmp_path / "stop")
+    flag.install()
+    try:
+        signal.raise_signal(number)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert (flag.is_set, flag.cause) == (True, cause)
+    (tmp_path / "stop").write_text("time_limit")
+    assert flag.cause == "time_limit"
+
+
+def checkpoints_of(planned: tuple[Plan, Store]) -> list[str]:
+    plan, store = planned
+    (only,) = store.attempts(plan.step("pretrain", 0).name)
+    return sorted(path.name for path in only.scratch.glob("checkpoint-*.pt"))
+
+
+@pytest.mark.parametrize(("every_s", "steps"), [(300, [3]), (0, [2, 3])])
+def test_the_time_between_checkpoints_is_a_setting(planned, tmp_path, every_s, steps):
+    resources = f"resources={{pretrain: {{checkpoint_every_s: {every_s}}}}}"
+    other = make_plan(load_experiment(str(tmp_path / "stops.yaml"), overrides=[resources]), planned[1]), planned[1]
+    assert [step.key for step in other[0].steps] == [step.key for step in planned[0].steps]
+    assert attempt(other, "prepare") == DONE
+    assert attempt(other, "pretrain", 4) == REQUEUE
+    assert checkpoints_of(other) == [f"checkpoint-{step:09d}.pt" for step in steps]
