@@ -63,13 +63,13 @@ def wrapped(request, new_user, cluster):
     (programs / "apptainer").chmod(0o755)
     (programs / "my torch's.sif").write_text("an image")
     (programs / "module.sh").write_text(f'export PATH="{str(programs).replace(chr(34), chr(92) + chr(34))}:$PATH"\n')
-    cluster = {
+    settings = {
         "prolog": [f"PYTHON_OF_THE_IMAGE={sys.executable}; export PYTHON_OF_THE_IMAGE", f"cd '{user.store.parent}'", "source */module.sh"],
         "container": str(programs / "my torch's.sif"),
         "sbatch_options": ['--comment=the user\'s "own" comment'],
     }
     path = user.store.parent / "wrapped.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(EXPERIMENT) | {"cluster": cluster, "resources": RESOURCES}))
+    path.write_text(yaml.safe_dump(yaml.safe_load(EXPERIMENT) | {"cluster": settings, "resources": RESOURCES}))
     user.attrain("submit", str(path), f"--backend={request.param}")
     comments = set(cluster.run("squeue", "--me", "--noheader", "--format=%k").splitlines())
     return user, user.wait("wrapped"), comments
