@@ -15,7 +15,20 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from jobs import operating  # noqa: F401 - adds its commands
-from jobs.options import DATA, STORE, Backend, DataOption, ExperimentArgument, PlanArgument, SetOption, StoreOption, app, console
+from jobs.options import (
+    DATA,
+    STORE,
+    Backend,
+    DataOption,
+    ExperimentArgument,
+    PlanArgument,
+    SetOption,
+    SharedGroupOption,
+    StoreOption,
+    app,
+    console,
+    open_store,
+)
 from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, StalePlanError
 from pipeline.core.settings import SettingsError
@@ -75,11 +88,13 @@ def plan(
     store: StoreOption = STORE,
     data: DataOption = DATA,
     strict: Annotated[bool, typer.Option(help="Fail if a data set's files are missing, rather than leave its runs out.")] = False,
+    shared_group: SharedGroupOption = None,
 ) -> None:
     """Check an experiment file and write its plan: the table of all steps, which are done and which are not."""
     from jobs.planning import make_plan
 
     loaded = _load(experiment, set_, data, strict=strict)
+    open_store(store, shared_group)
     made = make_plan(loaded, Store(store))
     _print_plan(loaded, made, Store(store))
     console.print(f"plan: {made.folder}")
@@ -117,6 +132,7 @@ def submit(
     store: StoreOption = STORE,
     data: DataOption = DATA,
     strict: Annotated[bool, typer.Option(help="Fail if a data set's files are missing, rather than leave its runs out.")] = False,
+    shared_group: SharedGroupOption = None,
 ) -> None:
     """Run an experiment; the same command again continues it. On SLURM it returns once all is submitted."""
     from jobs.launch import dry_run as show
@@ -127,6 +143,7 @@ def submit(
     if dry_run:
         show(loaded, Store(store), backend=backend, console=console)
         return
+    open_store(store, shared_group)
     raise typer.Exit(
         launch(make_plan(loaded, Store(store)), Store(store), backend=backend, executor=executor, data_root=data, console=console)
     )

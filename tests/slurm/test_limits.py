@@ -69,7 +69,7 @@ def test_slurm_takes_just_as_many_elements_as_the_check_allows(limited, options,
     limited.sbatch("true", *hold, f"--array=0-{largest - 1}")
     limited.empty()
     assert refused(largest + 1)
-    with pytest.raises(RuntimeError, match="SubmitJob|[Ii]nvalid job array"):
+    with pytest.raises(RuntimeError, match=r"SubmitJob|[Ii]nvalid job array"):
         limited.sbatch("true", *hold, f"--array=0-{largest}")
 
 
