@@ -12,7 +12,7 @@ from pipeline.core.store import Store
 from tests.jobs.recording import study
 
 ROOT = Path(__file__).parents[2]
-CODE = sorted(path for folder in ("pipeline", "jobs", "results", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+CODE = sorted(path for folder in ("pipeline", "jobs", "results", "sbatch", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py"))
 STARTS = {"run", "Popen", "call", "check_call", "check_output"}
 TAKES_A_SHELL = {"getoutput", "getstatusoutput", "create_subprocess_shell", "system", "popen"}
 SECRETS = {"WANDB_API_KEY": "wandb-3f1c", "AWS_SECRET_ACCESS_KEY": "aws-77aa", "HF_TOKEN": "hf-09bd", "DB_PASSWORD": "db-5e5e"}
