@@ -4,8 +4,10 @@ The commands, each a function; what they do lives in the modules they call. Noth
 """
 
 import errno
+import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -15,7 +17,20 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from jobs import operating  # noqa: F401 - adds its commands
-from jobs.options import DATA, STORE, Backend, DataOption, ExperimentArgument, PlanArgument, SetOption, StoreOption, app, console
+from jobs.options import (
+    DATA,
+    STORE,
+    Backend,
+    DataOption,
+    ExperimentArgument,
+    PlanArgument,
+    SetOption,
+    SharedGroupOption,
+    StoreOption,
+    app,
+    console,
+    open_store,
+)
 from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, StalePlanError
 from pipeline.core.settings import SettingsError
@@ -75,11 +90,13 @@ def plan(
     store: StoreOption = STORE,
     data: DataOption = DATA,
     strict: Annotated[bool, typer.Option(help="Fail if a data set's files are missing, rather than leave its runs out.")] = False,
+    shared_group: SharedGroupOption = None,
 ) -> None:
     """Check an experiment file and write its plan: the table of all steps, which are done and which are not."""
     from jobs.planning import make_plan
 
     loaded = _load(experiment, set_, data, strict=strict)
+    open_store(store, shared_group)
     made = make_plan(loaded, Store(store))
     _print_plan(loaded, made, Store(store))
     console.print(f"plan: {made.folder}")
@@ -117,6 +134,7 @@ def submit(
     store: StoreOption = STORE,
     data: DataOption = DATA,
     strict: Annotated[bool, typer.Option(help="Fail if a data set's files are missing, rather than leave its runs out.")] = False,
+    shared_group: SharedGroupOption = None,
 ) -> None:
     """Run an experiment; the same command again continues it. On SLURM it returns once all is submitted."""
     from jobs.launch import dry_run as show
@@ -127,6 +145,7 @@ def submit(
     if dry_run:
         show(loaded, Store(store), backend=backend, data_root=data, console=console)
         return
+    open_store(store, shared_group)
     raise typer.Exit(
         launch(make_plan(loaded, Store(store)), Store(store), backend=backend, executor=executor, data_root=data, console=console)
     )
@@ -214,18 +233,30 @@ def methods(of: Annotated[str | None, typer.Argument(help="Only this setting, su
 
 
 @app.command()
-def doctor(store: StoreOption = STORE, data: DataOption = DATA) -> None:
-    """Look at this machine, the store, the data and the cluster, and say in words what to change."""
+def doctor(
+    nodes: Annotated[bool, typer.Option("--nodes", help="Run a small job on another node, too; waits up to a minute for it.")] = False,
+    partition: Annotated[str | None, typer.Option(help="Partition whose limits count; the default one without it.")] = None,
+    account: Annotated[str | None, typer.Option(help="Account whose limits count; yours without it.")] = None,
+    qos: Annotated[str | None, typer.Option(help="Quality of service whose limits count; the default one without it.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print each finding as a line of JSON.")] = False,
+    store: StoreOption = STORE,
+    data: DataOption = DATA,
+) -> None:
+    """Look at this machine, the store, the data and the cluster, and say in words what to change. Ends with 1 if anything is bad."""
     from jobs.doctor import examine
+    from jobs.resources import Cluster
 
-    ok = True
-    for finding in examine(Store(store), data):
-        mark = Text("ok  " if finding.ok else "BAD ", style="green" if finding.ok else "red")
-        console.print(mark + Text(f"{finding.what}: {finding.found}", style=""))
-        if not finding.ok:
+    bad = False
+    for finding in examine(Store(store), data, asked=Cluster(partition=partition, account=account, qos=qos), on_nodes=nodes):
+        bad = bad or finding.grade == "bad"
+        if json_:
+            typer.echo(json.dumps(asdict(finding)))
+            continue
+        mark, style = {"ok": ("ok  ", "green"), "note": ("note", "yellow"), "bad": ("BAD ", "red")}[finding.grade]
+        console.print(Text(f"{mark} ", style=style) + Text(f"{finding.what}: {finding.found}", style=""))
+        if finding.needs_advice:
             console.print(Text(f"     {finding.advice}", style="yellow"))
-            ok = False
-    raise typer.Exit(0 if ok else 1)
+    raise typer.Exit(1 if bad else 0)
 
 
 def main() -> None:

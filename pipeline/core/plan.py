@@ -7,7 +7,6 @@ commit, versions), code/ (the packages that the tasks import) and, written as th
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import fsync
+from pipeline.core.files import fsync, new_folder
 from pipeline.core.settings import SettingsError, canonical_json, plain
 from pipeline.core.step import Step
 from pipeline.core.tables import read_table, write_table
@@ -191,7 +190,7 @@ def write_plan(plan: Plan, *, text: str, code_root: Path, packages: Sequence[str
     if (plan.folder / FACTS).exists():
         return Plan.read(plan.folder)
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{plan.folder.name}-", dir=plan.folder.parent))
+    aside = new_folder(plan.folder.parent, prefix=f".{plan.folder.name}-")
     try:
         _fill(aside, plan, text=text, code_root=code_root, packages=packages)
         for path in (*aside.rglob("*"), aside):

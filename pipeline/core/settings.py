@@ -45,6 +45,7 @@ class Settings(BaseModel):
         return given
 
 
+@cache  # Asked for every field of every step of a plan.
 def tag_field(settings: type[BaseModel]) -> str | None:
     """The name of the field that tells this class from the others of its union; None if the class has no tag."""
     for name, info in settings.model_fields.items():

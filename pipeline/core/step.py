@@ -57,17 +57,22 @@ class Step:
         return f"{self.stage.name}/{self.key}"
 
     @cached_property
+    def flat(self) -> dict[str, JsonValue]:
+        """The settings that the stage reads, flat."""
+        return own_settings(self.own)
+
+    @cached_property
     def settings(self) -> dict[str, JsonValue]:
         """All that decided this artifact, flat: its inputs' settings and its own."""
         flat: dict[str, JsonValue] = {}
         for up in self.inputs.values():
             flat |= up.settings
-        return flat | own_settings(self.own)
+        return flat | self.flat
 
     @cached_property
     def key(self) -> str:
         """16 hexadecimal digits, equal for equal work."""
-        return make_key(self.stage, own_settings(self.own), {role: up.key for role, up in self.inputs.items()})
+        return make_key(self.stage, self.flat, {role: up.key for role, up in self.inputs.items()})
 
 
 def own_settings(own: Mapping[str, Any]) -> dict[str, JsonValue]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import doctor, slurm
+from jobs import slurm
 from jobs.arrays import Adjustment, array_command, arrays_of, collect_command, edges
 from jobs.resources import Cluster, Resources
 from jobs.wrapping import prolog_text, python_command
@@ -143,17 +143,6 @@ def test_the_environment_loses_what_a_surrounding_torchrun_left():
     left = dict.fromkeys([*names, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_MAX_RESTARTS"], "1")
     kept = {"RANKS": "2", "MY_RANK": "1", "MASTER_PORTS": "3", "TORCH_HOME": "/torch"}
     assert slurm.clean_environment(left | kept) == kept
-
-
-@pytest.mark.parametrize(("size", "ok"), [(1001, True), (1000, True), (999, False)])
-def test_the_doctor_accepts_arrays_of_as_many_elements_as_max_array_size(monkeypatch, size, ok):
-    assert Cluster().max_array_size == 1000
-    monkeypatch.setattr(slurm, "is_there", lambda: True)
-    monkeypatch.setattr(slurm, "call", lambda arguments, **_: f"MaxArraySize            = {size}\n" if "config" in arguments else "")
-    monkeypatch.setattr(doctor, "_held_updates", lambda env: doctor.Finding("SLURM: edges between elements", ""))
-    (finding,) = (finding for finding in doctor._scheduler() if finding.what == "SLURM: MaxArraySize")
-    assert (finding.found, finding.ok) == (str(size), ok)
-    assert finding.advice == f"set cluster.max_array_size to {size} in experiment files"
 
 
 def test_an_edge_that_slurm_did_not_take_is_an_error(monkeypatch):

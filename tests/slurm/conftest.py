@@ -106,9 +106,9 @@ def _missing() -> str | None:
     return None if os.geteuid() == 0 else "a SLURM of our own needs root"
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A fresh cluster with short times and accounting; stopped, and its folder removed, in any case."""
+@contextlib.contextmanager
+def fresh_cluster(*options: str) -> Iterator[Cluster]:
+    """A fresh cluster with short times and accounting, with more options of up.sh; stopped, and its folder removed, in any case."""
     reason = _missing()
     if reason:
         pytest.skip(reason)
@@ -117,12 +117,19 @@ def cluster() -> Iterator[Cluster]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(SCHEDULER_VARIABLES)}
     env["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
     try:
-        subprocess.run([SCRIPTS / "up.sh", "--fast", folder], check=True, stdout=subprocess.DEVNULL, timeout=180)
+        subprocess.run([SCRIPTS / "up.sh", "--fast", *options, folder], check=True, stdout=subprocess.DEVNULL, timeout=180)
         yield Cluster(folder, env)
     finally:
         if (folder / "run").is_dir():
             subprocess.run([SCRIPTS / "down.sh", "--delete", folder], check=True, timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster that most tests use."""
+    with fresh_cluster() as started:
+        yield started
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,6 @@ def test_the_doctor_finds_the_cluster_in_order_and_leaves_nothing_in_the_queue(u
     printed = user.attrain("doctor")
 
     assert "SLURM: edges between elements: can be set and read back" in printed
-    assert "SLURM: MaxArraySize: 1001" in printed
+    assert "SLURM: MaxArraySize of the cluster: 1001" in printed
     assert "BAD" not in printed
     assert cluster.squeue() == {}

@@ -20,6 +20,8 @@
 #   --slurmd-timeout SEC  silence after which a node is DOWN          [300]
 #   --grace SEC           GraceTime of partition main at preemption    [10]
 #   --max-array N         MaxArraySize; indices end at N-1           [1001]
+#   --max-jobs N          MaxJobCount                               [10000]
+#   --enforce             AccountingStorageEnforce=limits,qos: sacctmgr's limits hold
 #   --cpus N --mem MB --gpus N   per node                     [8, 4000, 4]
 #   --no-accounting       no mariadbd and slurmdbd; sacct is disabled
 #   --private-munge       an own munged even if one is running
@@ -30,16 +32,17 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/common.sh"
 
 min_job_age=300 kill_wait=30 requeue_delay=120 slurmd_timeout=300 grace=10
-max_array=1001 cpus=8 mem=4000 gpus=4 accounting=1 munge=auto DIR=
+max_array=1001 max_jobs=10000 enforce=0 cpus=8 mem=4000 gpus=4 accounting=1 munge=auto DIR=
 
 number() { [[ ${2-} =~ ^[0-9]{1,7}$ ]] || die "$1 needs a number"; }
 while (($#)); do
   case $1 in
     --fast) min_job_age=20 kill_wait=5 requeue_delay=5 slurmd_timeout=15 ;;
     --no-accounting) accounting=0 ;;
+    --enforce) enforce=1 ;;
     --private-munge) munge=private ;;
     --min-job-age | --kill-wait | --requeue-delay | --slurmd-timeout | --grace | \
-      --max-array | --cpus | --mem | --gpus)
+      --max-array | --max-jobs | --cpus | --mem | --gpus)
       number "$@"
       name=${1#--}
       printf -v "${name//-/_}" '%d' "$((10#$2))"
@@ -148,6 +151,7 @@ if [ "$accounting" -eq 1 ]; then
   acct+="\nAccountingStorageHost=localhost"
   acct+="\nAccountingStoragePort=$((port_base + 1))"
   acct+="\nAccountingStorageTRES=gres/gpu"
+  [ "$enforce" -eq 0 ] || acct+="\nAccountingStorageEnforce=limits,qos"
   # Towards slurmdbd the socket in AuthInfo is not used, but this one.
   acct+="${socket:+\nAccountingStoragePass=$socket}"
 else
@@ -163,7 +167,7 @@ render() { # render NAME MODE
       -e "s|@CTLD_PORT@|$port_base|g" -e "s|@DBD_PORT@|$((port_base + 1))|g" \
       -e "s|@DB_PORT@|$((port_base + 2))|g" -e "s|@DB_PASS@|$db_pass|g" \
       -e "s|@NODE_PORTS@|$((port_base + 3))-$((port_base + 4))|g" \
-      -e "s|@MAX_ARRAY@|$max_array|g" -e "s|@MIN_JOB_AGE@|$min_job_age|g" \
+      -e "s|@MAX_ARRAY@|$max_array|g" -e "s|@MAX_JOBS@|$max_jobs|g" -e "s|@MIN_JOB_AGE@|$min_job_age|g" \
       -e "s|@KILL_WAIT@|$kill_wait|g" -e "s|@SLURMD_TIMEOUT@|$slurmd_timeout|g" \
       -e "s|@GRACE@|$grace|g" -e "s|@CPUS@|$cpus|g" -e "s|@MEM@|$mem|g" \
       -e "s|@GPUS@|$gpus|g" -e "s|@GPU_LAST@|$((gpus - 1))|g" \
