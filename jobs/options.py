@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 class InOrder(TyperGroup):
     """Lists the commands as one meets them, wherever they are defined."""
 
-    ORDER = ("plan", "submit", "run", "status", "logs", "retry", "cancel", "verify", "collect", "methods", "doctor")
+    ORDER = ("plan", "submit", "run", "status", "logs", "retry", "cancel", "clean", "verify", "collect", "methods", "doctor")
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names; one that ORDER lacks comes last."""

@@ -1,6 +1,6 @@
 """What a step asks of a machine, and what the cluster wants to know. Never part of a key."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.settings import Settings
 
@@ -18,8 +18,16 @@ class Resources(Settings):
     """CPU cores a process, and its number of threads under every back-end: sums over threads depend on their number."""
     memory_gb: float | None = Field(default=None, gt=0)
     """Memory a node in GiB; None leaves it to the cluster."""
+    max_memory_gb: float | None = Field(default=None, gt=0)
+    """Most memory a node in GiB that `attrain retry` asks for after a step ran out of it; None is four times `memory_gb`."""
     time_min: int | None = Field(default=None, ge=1)
     """Time limit in minutes; None leaves it to the cluster."""
+
+    @model_validator(mode="after")
+    def _check_memory(self) -> "Resources":
+        if self.memory_gb is not None and self.max_memory_gb is not None and self.max_memory_gb < self.memory_gb:
+            raise ValueError(f"max_memory_gb ({self.max_memory_gb:g}) must be at least memory_gb ({self.memory_gb:g})")
+        return self
 
     @property
     def processes_per_node(self) -> int:
