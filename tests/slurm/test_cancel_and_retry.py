@@ -33,14 +33,15 @@ def elements(user, stage):
     return {t: f"{job}_{t}" for t in range(2)}
 
 
-def at_work(user, stage, index=1):
-    return lambda: user.reasons("study").get(f"{stage}-{index}", ("",))[0] == "running"
+def at_work(user, index=1):
+    """Whether a pretrain step is."""
+    return lambda: user.reasons("study").get(f"pretrain-{index}", ("",))[0] == "running"
 
 
 @pytest.mark.parametrize("backend", ["slurm", "submitit"])
 def test_a_cancelled_run_leaves_a_checkpoint_and_the_others_finish_and_retry_carries_it_on(user, cluster, study, backend):
     user.attrain("submit", study, f"--backend={backend}")
-    cluster.wait_until(at_work(user, "pretrain"))
+    cluster.wait_until(at_work(user))
     cluster.wait_until(lambda: list(user.store.glob("pretrain/*.partial/*/progress.json")))
     printed = user.attrain("cancel", "study", "--run", "endless/seed=0")
     states = user.wait("study")
@@ -56,21 +57,21 @@ def test_a_cancelled_run_leaves_a_checkpoint_and_the_others_finish_and_retry_car
 
 
 def test_what_does_not_stop_when_asked_is_ended_after_the_wait(user, cluster, study):
-    user.attrain("submit", study)
-    cluster.wait_until(at_work(user, "pretrain"))
-    element = elements(user, "pretrain")[1]
+    user.attrain("submit", study, "--set", "sweep.list=[{arm: endless, pretraining: {epochs: 100000}}]")
+    cluster.wait_until(at_work(user, index=0))
+    element = elements(user, "pretrain")[0]
     cluster.run("scancel", "--batch", "--signal=STOP", element)
     cluster.run("scancel", "--signal=STOP", element)
     printed = user.attrain("cancel", "study", "--wait", "2")
     cluster.wait_until(lambda: not cluster.squeue())
 
     assert "1 at work that SLURM ends now, since they had not left after 2 s" in printed
-    assert user.reasons("study", code=1)["pretrain-1"][0] == "stopped"
+    assert user.reasons("study", code=1)["pretrain-0"][0] == "stopped"
 
 
 def test_after_a_fault_of_its_node_a_step_is_run_on_another(user, cluster, study):
     user.attrain("submit", study)
-    cluster.wait_until(at_work(user, "pretrain"))
+    cluster.wait_until(at_work(user))
     element = elements(user, "pretrain")[1]
     cluster.run("scontrol", "update", f"JobId={element}", "Requeue=0")
     node = cluster.run("squeue", "--noheader", "--format=%N", "--jobs", element).strip()
@@ -81,7 +82,7 @@ def test_after_a_fault_of_its_node_a_step_is_run_on_another(user, cluster, study
         printed = user.attrain("retry", "study")
         again = elements(user, "pretrain")[1]
         shown = cluster.run("scontrol", "show", "job", again)
-        cluster.wait_until(at_work(user, "pretrain"))
+        cluster.wait_until(at_work(user))
         elsewhere = cluster.run("squeue", "--noheader", "--format=%N", "--jobs", again).strip()
         user.attrain("cancel", "study", "--now")
     finally:
