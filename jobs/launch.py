@@ -1,19 +1,24 @@
-"""Start a plan on a back-end, start again what failed, end what runs, and collect the tables."""
+"""Start a plan on a back-end, start again what failed, and collect the tables."""
 
 import os
 import shlex
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.text import Text
 
 from jobs import slurm
-from jobs.arrays import array_command, arrays_of, collect_command, resources_of
+from jobs.arrays import Adjustments, array_command, arrays_of, collect_command, resources_of
+from jobs.evidence import gather, remember, remembered
 from jobs.experiment import Experiment
 from jobs.journal import journals
 from jobs.planning import draft, environment
-from jobs.status import status_of
+from jobs.retry import Evidence, Verdicts, fell, held_for_good, judge
+from jobs.selection import Selection, label, to_retry
+from jobs.status import StepStatus, status_of
 from pipeline.core.plan import FACTS, Plan
 from pipeline.core.store import Store
 
@@ -49,15 +54,25 @@ def launch(plan: Plan, store: Store, *, backend: str, executor: str = "slurm", d
     return 0
 
 
-def _submit(plan: Plan, store: Store, *, backend: str, data_root: Path, console: Console, only: Container[str] | None = None) -> None:
-    """Submit to SLURM what the store lacks, or only some of it."""
+def _submit(
+    plan: Plan,
+    store: Store,
+    *,
+    backend: str,
+    data_root: Path,
+    console: Console,
+    only: Container[str] | None = None,
+    adjust: Adjustments = MappingProxyType({}),
+) -> None:
+    """Submit to SLURM what the store lacks, or only some of it, with what earlier retries or this one had to adjust."""
     given = environment(plan, store, data_root=data_root)
+    adjust = {**remembered(plan).adjust, **adjust}
     if backend == "submitit":
         from jobs import submitit
 
-        submitit.submit(plan, store, environment=given, executor="slurm", only=only)
+        submitit.submit(plan, store, environment=given, executor="slurm", only=only, adjust=adjust)
     else:
-        slurm.submit(plan, store, environment=given, only=only)
+        slurm.submit(plan, store, environment=given, only=only, adjust=adjust)
     for array, job in journals(plan)[-1].jobs().items():
         console.print(f"  job {job}  {array}")
     console.print(f"submitted; `attrain status {plan.facts['experiment']}` shows how far it is")
@@ -86,13 +101,15 @@ def _choose(backend: str) -> str:
     return backend
 
 
-def _launch_here(plan: Plan, store: Store, *, data_root: Path, console: Console) -> int:
+def _launch_here(plan: Plan, store: Store, *, data_root: Path, console: Console, leave_out: Container[str] = ()) -> int:
+    """Run what the store lacks on this machine, but for some steps."""
     from jobs.local import LocalSweep
     from jobs.view import SweepView
 
-    done = {step.name for step in plan.steps if store.has(step.name)}
-    with SweepView(console, plan.steps, done) as view:
-        outcome = LocalSweep(plan, store, environment=environment(plan, store, data_root=data_root), view=view).run()
+    part = replace(plan, steps=tuple(step for step in plan.steps if step.name not in leave_out))
+    done = {step.name for step in part.steps if store.has(step.name)}
+    with SweepView(console, part.steps, done) as view:
+        outcome = LocalSweep(part, store, environment=environment(plan, store, data_root=data_root), view=view).run()
     for name, why in outcome.failed.items():
         console.print(Text(f"failed: {name}: {why}", style="red"))
     if outcome.blocked:
@@ -115,34 +132,88 @@ def live_jobs(plan: Plan) -> list[str]:
     return [job for job, (state, reason) in known.items() if state not in slurm.ENDED]
 
 
-def relaunch(plan: Plan, store: Store, *, backend: str, data_root: Path, console: Console) -> int:
-    """Run again what failed and what waits for it, and leave alone what is still on its way."""
-    chosen = _choose(backend)
-    if chosen == "local":
-        return launch(plan, store, backend=chosen, data_root=data_root, console=console)
-    with slurm.alone(plan, env=slurm.clean_environment(os.environ)):
-        statuses = status_of(plan, store)
-        on_their_way = {one.step.name for one in statuses if one.state in ("running", "queued", "waiting")}
-        again = {one.step.name for one in statuses if one.state != "done"} - on_their_way
-        if on_their_way and not again:
-            console.print(f"nothing has failed; {len(on_their_way)} steps are on their way")
-            return 0
-        if again:
-            # Where the site forbids --kill-on-invalid-dep, what is blocked still stands in the queue.
-            slurm.cancel_jobs([one.job for one in statuses if one.state == "blocked" and one.job], env=slurm.clean_environment(os.environ))
-            _submit(plan, store, backend=chosen, data_root=data_root, console=console, only=again)
-            return 0
-    return launch(plan, store, backend=chosen, data_root=data_root, console=console)
+@dataclass(frozen=True)
+class Retry:
+    """What `attrain retry` is asked for."""
+
+    selection: Selection
+    backend: str = "auto"
+    dry_run: bool = False
 
 
-def cancel(plan: Plan) -> int:
-    """End what is queued or running of a plan: what waits first, so that nothing starts meanwhile. Returns how many."""
-    live = live_jobs(plan)
+def relaunch(plan: Plan, store: Store, retry: Retry, *, data_root: Path, console: Console) -> int:
+    """Run again, by cause, what did not end well and what waits for it, and leave alone what is on its way; returns the exit code."""
+    chosen = to_retry(plan, retry.selection)
+    backend = _choose(retry.backend)
+    if not retry.dry_run:
+        os.utime(plan.folder / FACTS)
+        _set_broken_aside(plan, store, console)
+    if backend == "local":
+        verdicts, _, _ = _look(plan, store, chosen, on_slurm=False)
+        _tell(plan, verdicts, console)
+        if retry.dry_run or (verdicts.not_again and not verdicts.again):
+            return 1 if verdicts.not_again else 0
+        wanted = verdicts.again | verdicts.on_their_way
+        code = _launch_here(
+            plan,
+            store,
+            data_root=data_root,
+            console=console,
+            leave_out={step.name for step in plan.steps if step.name not in wanted and not store.has(step.name)},
+        )
+        return code or (1 if verdicts.not_again else 0)
+    if retry.dry_run:
+        verdicts, _, _ = _look(plan, store, chosen, on_slurm=True)
+        _tell(plan, verdicts, console)
+        return 1 if verdicts.not_again else 0
+    return _resubmit(plan, store, chosen, backend=backend, data_root=data_root, console=console)
+
+
+def _look(plan: Plan, store: Store, chosen: Collection[str], *, on_slurm: bool) -> tuple[Verdicts, dict[str, Evidence], list[StepStatus]]:
+    """What becomes of each step, why, and what each is now."""
+    statuses = status_of(plan, store)
+    fallen = [one for one in fell(statuses) if one.step.name in chosen]
+    evidence = gather(plan, store, fallen, on_slurm=on_slurm)
+    return judge(statuses, evidence, chosen=chosen), evidence, statuses
+
+
+def _resubmit(plan: Plan, store: Store, chosen: Collection[str], *, backend: str, data_root: Path, console: Console) -> int:
+    """`relaunch` on SLURM."""
     env = slurm.clean_environment(os.environ)
-    known = slurm.live_elements({job.split("_")[0] for job in live}, env=env)
-    slurm.cancel_jobs([job for job in live if known.get(job, ("", ""))[0] == "PENDING"], env=env)
-    slurm.cancel_jobs([job for job in live if known.get(job, ("", ""))[0] != "PENDING"], env=env)
-    return len(live)
+    with slurm.alone(plan, env=env):
+        verdicts, evidence, statuses = _look(plan, store, chosen, on_slurm=True)
+        _tell(plan, verdicts, console)
+        if verdicts.again:
+            # Where the site forbids --kill-on-invalid-dep, what is blocked still stands in the queue.
+            stuck = [one for one in statuses if one.step.name in verdicts.again and (one.state == "blocked" or held_for_good(one))]
+            slurm.cancel_jobs([one.job for one in stuck if one.job], env=env)
+            _submit(plan, store, backend=backend, data_root=data_root, console=console, only=verdicts.again, adjust=verdicts.adjust)
+            remember(plan, verdicts.decisions, evidence)
+    return 1 if verdicts.not_again else 0
+
+
+def _tell(plan: Plan, verdicts: Verdicts, console: Console) -> None:
+    """Print what is done about each step that did not end well, and counts of the others."""
+    rows = [(label(step), _shortened(one.cause), one) for step in plan.steps if (one := verdicts.decisions.get(step.name)) is not None]
+    width = max((len(name) for name, _, _ in rows), default=0), max((len(cause) for _, cause, _ in rows), default=0)
+    for name, cause, one in rows:
+        console.print(Text(f"{name:<{width[0]}}  {cause:<{width[1]}}  {one.what}", style="" if one.again else "red"))
+    num_others = len(verdicts.again - verdicts.decisions.keys())
+    counts = {
+        "to run again": len(verdicts.again) - num_others,
+        "to run that wait for them or were not submitted": num_others,
+        "not run again": len(verdicts.not_again) - len(verdicts.blocked),
+        "that stay blocked by steps that are not run again": len(verdicts.blocked),
+        "on their way": len(verdicts.on_their_way),
+    }
+    told = [f"{count} {what}" for what, count in counts.items() if count]
+    console.print(f"{plan.facts['experiment']}: steps: {', '.join(told)}" if told else f"{plan.facts['experiment']}: nothing to run again")
+
+
+def _shortened(text: str, limit: int = 60) -> str:
+    """The first line of a text, or its beginning."""
+    line = text.partition("\n")[0]
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 
 def collect(plan: Plan, store: Store, *, console: Console) -> int:
@@ -166,7 +237,8 @@ def dry_run(experiment: Experiment, store: Store, *, backend: str, data_root: Pa
         f"{len(plan.steps)} steps, {len(plan.steps) - len(todo)} done, {len(todo)} to run; GPU hours asked for: {_gpu_hours(plan, todo)}"
     )
     element = {}
-    for array in arrays_of(plan, todo):
+    planned = arrays_of(plan, todo, remembered(plan).adjust)
+    for array in planned:
         console.print(f"\n{array.name}: {len(array.steps)} steps")
         for step in array.steps:
             element[step.name] = f"{array.name}[{array.element(step)}]"
@@ -175,7 +247,7 @@ def dry_run(experiment: Experiment, store: Store, *, backend: str, data_root: Pa
         if backend != "local":
             console.print(Text(shlex.join(array_command(array, data_root=data_root))))
     if backend != "local" and todo:
-        arrays = [f"<job of {array.name}>" for array in arrays_of(plan, todo)]
+        arrays = [f"<job of {array.name}>" for array in planned]
         console.print(Text("\ncollect\n" + shlex.join(collect_command(plan, arrays, data_root=data_root))))
         script = plan.code / "sbatch" / "stage.sbatch" if plan.folder.exists() else Path(__file__).parent.parent / "sbatch" / "stage.sbatch"
         console.print(Text(f"\nstage.sbatch\n{script.read_text()}"))

@@ -1,4 +1,4 @@
-"""The commands that look after a sweep on its way: status, logs, cancel, retry."""
+"""The commands that look after a sweep on its way: status, logs, cancel, retry, clean."""
 
 from typing import Annotated
 
@@ -52,24 +52,70 @@ def logs(
         console.print(Text("\n".join(text[-lines:])))
 
 
-@app.command()
-def cancel(experiment: PlanArgument, store: StoreOption = STORE) -> None:
-    """End the SLURM jobs of a plan that are still queued or running; what is done stays."""
-    from jobs.launch import cancel as cancel_plan
-    from jobs.planning import find_plan
+StageOption = Annotated[list[str], typer.Option("--stage", help="Only this stage, and what needs it; may be repeated.")]
+RunOption = Annotated[list[str], typer.Option("--run", help="Only this run, as ARM/seed=N, or ARM for all its seeds; may be repeated.")]
 
-    console.print(f"cancelled {cancel_plan(find_plan(experiment, Store(store)))} jobs")
+
+@app.command()
+def cancel(
+    experiment: PlanArgument,
+    stage: StageOption = [],  # noqa: B006 - typer copies it
+    run: RunOption = [],  # noqa: B006
+    wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds that steps at work have to leave a checkpoint.")] = 30,
+    now: Annotated[bool, typer.Option("--now", help="End steps at work at once, without asking for a checkpoint.")] = False,
+    store: StoreOption = STORE,
+) -> None:
+    """End the jobs of a plan, or some: what waits first, then what is at work, after a checkpoint. What is done stays."""
+    from jobs import cancel as cancelling
+    from jobs.planning import find_plan
+    from jobs.selection import Selection
+
+    plan, selection = find_plan(experiment, Store(store)), Selection(tuple(stage), tuple(run))
+    wait_s = 0.0 if now else wait
+    done = cancelling.cancel(plan, Store(store), selection, wait_s=wait_s)
+    here = cancelling.stop_here(plan, Store(store), whole=selection.is_all)
+    for line in [*here, *(cancelling.describe(done, wait_s=wait_s) if done.num_jobs or not here else ())]:
+        console.print(line)
 
 
 @app.command()
 def retry(
     experiment: PlanArgument,
+    stage: StageOption = [],  # noqa: B006
+    run: RunOption = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what is done about each step, and why; change nothing.")] = False,
     backend: Annotated[Backend, typer.Option(help="auto: SLURM where it answers, else this machine.")] = "auto",
     store: StoreOption = STORE,
     data: DataOption = DATA,
 ) -> None:
-    """Run again what failed or was lost of a plan, and what waits for it; leaves alone what is queued or at work."""
-    from jobs.launch import relaunch
+    """Run again, by cause, what failed or was lost, and what waits for it. Ends with 1 if a step is not run again."""
+    from jobs.launch import Retry, relaunch
     from jobs.planning import find_plan
+    from jobs.selection import Selection
 
-    raise typer.Exit(relaunch(find_plan(experiment, Store(store)), Store(store), backend=backend, data_root=data, console=console))
+    asked = Retry(Selection(tuple(stage), tuple(run)), backend=backend, dry_run=dry_run)
+    raise typer.Exit(relaunch(find_plan(experiment, Store(store)), Store(store), asked, data_root=data, console=console))
+
+
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this, only show what would be removed.")] = False,
+    plans: Annotated[
+        bool, typer.Option("--plans", help="Also plans other than the newest of each experiment, and what only they name.")
+    ] = False,
+    older_than: Annotated[float, typer.Option("--older-than", min=0, help="Hours; what was changed since stays.")] = 1,
+    list_: Annotated[bool, typer.Option("--list", help="Name every file and folder.")] = False,
+    store: StoreOption = STORE,
+) -> None:
+    """What of the store nobody needs any more: dead attempts, broken and superseded artifacts, leftovers. Shows first; --yes removes."""
+    from jobs.clean import find_waste, remove, waste_table
+
+    found = find_waste(Store(store), older_than_h=older_than, old_plans=plans)
+    for one in found.waste if list_ else ():
+        console.print(Text(f"{one.kind}: {one.path}"))
+    if not found.waste:
+        console.print(f"{store} holds nothing to clean that is older than {older_than:g} h")
+        return
+    removed = remove(Store(store), found) if yes else found.waste
+    console.print(waste_table(removed))
+    console.print("removed" if yes else "nothing was changed; --yes removes this, --list names it")

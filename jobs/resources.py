@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.core.settings import Settings
 
@@ -36,6 +36,8 @@ class Resources(Settings):
     """CPU cores a process, and its number of threads under every back-end: sums over threads depend on their number."""
     memory_gb: float | None = Field(default=None, gt=0)
     """Memory a node in GiB; None leaves it to the cluster."""
+    max_memory_gb: float | None = Field(default=None, gt=0)
+    """Most memory a node in GiB that `attrain retry` asks for after a step ran out of it; None is four times `memory_gb`."""
     time_min: int | None = Field(default=None, ge=1)
     """Time limit in minutes; None leaves it to the cluster."""
     stop_lead_s: int = Field(default=120, ge=10)
@@ -44,6 +46,12 @@ class Resources(Settings):
     """Steps that one task runs one after the other, where they are too short for a task each; records and failures stay each step's own."""
     checkpoint_every_s: float = Field(default=300, ge=0)
     """Seconds between two checkpoints: the most that a step loses when it is killed without a warning."""
+
+    @model_validator(mode="after")
+    def _check_memory(self) -> "Resources":
+        if self.memory_gb is not None and self.max_memory_gb is not None and self.max_memory_gb < self.memory_gb:
+            raise ValueError(f"max_memory_gb ({self.max_memory_gb:g}) must be at least memory_gb ({self.memory_gb:g})")
+        return self
 
     @property
     def processes_per_node(self) -> int:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 
 from jobs import slurm
+from jobs.arrays import cluster_options
 from jobs.doctor.finding import Finding, judged
 from jobs.limits import Limits, Partition, chosen_partition, parse_config, parse_number, parse_parameters
 from jobs.resources import Cluster
@@ -152,7 +153,7 @@ def held_updates(asked: Cluster, *, env: Mapping[str, str]) -> Finding:
     what = "SLURM: edges between elements"
     advice = "`attrain submit` can not work like this: ask for updates of held jobs to be allowed"
     try:
-        job = slurm.call(["sbatch", *options, *slurm.cluster_options(asked), "--wrap=true"], env=env).strip().split(";")[0]
+        job = slurm.call(["sbatch", *options, *cluster_options(asked), "--wrap=true"], env=env).strip().split(";")[0]
     except slurm.SchedulerError as error:
         return Finding("SLURM: held array", f"refused: {error}", "bad", advice)
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import slurm
+from jobs.arrays import cluster_options
 from jobs.doctor import probe
 from jobs.doctor.finding import Finding, judged
 from jobs.planning import CODE_ROOT
@@ -50,7 +51,7 @@ def command(folder: Path, asked: Cluster, names: list[str]) -> list[str]:
     elsewhere = [f"--exclude={name}" for name in names if name in (here, here.split(".")[0]) and len(names) > 1]
     options = ["--parsable", "--job-name=attrain-doctor", "--ntasks=1", "--time=2", f"--output={folder / 'log'}", *elsewhere]
     script = str(CODE_ROOT / "sbatch" / "probe.sbatch")
-    return ["sbatch", *options, *slurm.cluster_options(asked), script, sys.executable, str(Path(probe.__file__)), str(folder)]
+    return ["sbatch", *options, *cluster_options(asked), script, sys.executable, str(Path(probe.__file__)), str(folder)]
 
 
 def _answer(folder: Path, job: str, *, env: Mapping[str, str]) -> dict[str, Any] | str:

@@ -65,10 +65,19 @@ def test_the_blocked_elements_are_ended_and_the_tables_are_collected(many, clust
     assert sorted(user.results("many")["state"].str.startswith("missing: ")) == [False] * 23 + [True]
 
 
+def test_retry_does_not_try_again_what_would_come_out_the_same(many):
+    user, _ = many
+    printed = user.attrain("retry", "many", code=1)
+
+    assert "NonFiniteLossError  not run again, it would come out the same; change the settings: " in printed
+    assert f"1 not run again, {len(CHAIN)} that stay blocked" in printed
+    assert len(user.submissions("many")) == 1
+
+
 def test_another_submission_tries_the_failed_step_and_its_descendants_only(many, cluster, closed):
     user, _ = many
     with closed():
-        printed = user.attrain("retry", "many")
+        printed = user.attrain("submit", str(user.store.parent / "many.yaml"))
         states = user.states("many")
         queued = cluster.squeue()
         user.attrain("cancel", "many")

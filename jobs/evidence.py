@@ -1,0 +1,228 @@
+"""What is known of how steps ended, for `jobs.retry`: failure.json, checkpoints, SLURM's accounting, its nodes, and earlier retries."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from jobs import slurm
+from jobs.arrays import Adjustment, cluster_of, resources_of
+from jobs.journal import journals
+from jobs.retry import DEFAULT_CAP_FACTOR, NODE_FAULTS, VANISHED, Decision, Evidence, held_for_good
+from jobs.run import REQUEUE
+from jobs.status import StepStatus
+from pipeline.core.plan import Plan, PlannedStep
+from pipeline.core.store import OWNER, Store
+
+GIB_OF = {"K": 2.0**-20, "M": 2.0**-10, "G": 1.0, "T": 2.0**10}
+SACCT_FIELDS = "JobID,State,ExitCode,NodeList,NNodes,ReqMem,MaxRSS"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What SLURM says of an element that has ended."""
+
+    states: tuple[str, ...] = ()
+    """Of the element, then of its job steps."""
+    exit_code: int | None = None
+    nodes: str = ""
+    """Those it ran on last, as SLURM writes them: 'node[1-2]'."""
+    asked_gb: float | None = None
+    """Memory a node that it had."""
+    used_gb: float | None = None
+    """Most that a task of it used."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What earlier retries of a plan had adjusted, and at most may."""
+
+    adjust: Mapping[str, Adjustment]
+    max_memory_gb: Mapping[str, float]
+
+
+def remembered(plan: Plan) -> Remembered:
+    """What the journals say of earlier retries: the newest adjustment of each step."""
+    entries = [entry["adjusted"] for journal in journals(plan) for entry in journal.entries() if "adjusted" in entry]
+    newest: dict[str, dict[str, Any]] = {name: given for entry in entries for name, given in entry.items()}
+    return Remembered(
+        {name: Adjustment(given["memory_gb"], tuple(given["exclude"])) for name, given in newest.items()},
+        {name: given["max_memory_gb"] for name, given in newest.items() if given["max_memory_gb"] is not None},
+    )
+
+
+def remember(plan: Plan, decisions: Mapping[str, Decision], evidence: Mapping[str, Evidence]) -> None:
+    """Write into the newest journal with what its steps were submitted."""
+    adjusted = {
+        name: {
+            "memory_gb": one.adjustment.memory_gb,
+            "exclude": list(one.adjustment.exclude),
+            "max_memory_gb": evidence[name].max_memory_gb if one.adjustment.memory_gb is not None else None,
+        }
+        for name, one in decisions.items()
+        if one.again and one.adjustment != evidence[name].earlier
+    }
+    if adjusted:
+        journals(plan)[-1].write(adjusted=adjusted)
+
+
+def gather(plan: Plan, store: Store, fallen: Sequence[StepStatus], *, on_slurm: bool) -> dict[str, Evidence]:
+    """What is known of each step that did not end well.
+
+    Args:
+        plan: the plan.
+        store: its store.
+        fallen: the steps, as `attrain status` sees them.
+        on_slurm: whether they will be run by SLURM.
+    """
+    env = slurm.clean_environment(os.environ)
+    arrays = sorted({one.job.split("_")[0] for one in fallen if one.job})
+    ended = ended_elements(arrays, env=env) if arrays else {}
+    nodes = nodes_of(cluster_of(plan).partition, env=env) if arrays and on_slurm else {}
+    cancelled = {job for journal in journals(plan) for entry in journal.entries() for job in entry.get("cancelled", ())}
+    past = remembered(plan)
+    found = {}
+    for one in fallen:
+        name = one.step.name
+        known = _of_step(store, one, ended.get(one.job or "", Ended()), nodes)
+        found[name] = replace(
+            _with_memory(known, plan, one.step, ended.get(one.job or "", Ended()), past),
+            cancelled=known.cancelled or one.job in cancelled,
+            usable=frozenset(nodes) or None,
+            num_nodes=resources_of(plan, one.step.resource_class).nodes,
+            on_slurm=on_slurm,
+        )
+    return found
+
+
+def _of_step(store: Store, one: StepStatus, ended: Ended, nodes: Mapping[str, str]) -> Evidence:
+    """What the store and SLURM say of the last attempt."""
+    name = one.step.name
+    failure = store.failure(name) or {}
+    if failure.get("job") not in (one.job, None):  # An earlier submission's.
+        failure = {}
+    exit_code = failure.get("exit_code", ended.exit_code)
+    states = ("LAUNCH_FAILED",) if held_for_good(one) else ended.states
+    blamed = _blamed(ended.nodes, nodes) if NODE_FAULTS.intersection(states) else ()
+    if one.state == "lost" and (host := _host_of_dead_owner(store, name)) is not None:
+        states, blamed = (VANISHED,), tuple({host, host.partition(".")[0]} & nodes.keys())[:1]
+    return Evidence(
+        exit_code=exit_code,
+        error=failure.get("error", ""),
+        states=states,
+        # Outside of SLURM nothing but a person stops a step.
+        cancelled=exit_code == REQUEUE and bool(failure) and failure.get("job") is None,
+        progressed=progressed(store, name),
+        blamed=blamed,
+    )
+
+
+def _with_memory(known: Evidence, plan: Plan, step: PlannedStep, ended: Ended, past: Remembered) -> Evidence:
+    resources = resources_of(plan, step.resource_class)
+    earlier = past.adjust.get(step.name, Adjustment())
+    first_gb = resources.memory_gb or ended.asked_gb or ended.used_gb
+    cap_gb = resources.max_memory_gb or past.max_memory_gb.get(step.name)
+    if cap_gb is None and first_gb is not None:
+        cap_gb = DEFAULT_CAP_FACTOR * first_gb
+    return replace(known, earlier=earlier, memory_gb=earlier.memory_gb or first_gb, max_memory_gb=cap_gb)
+
+
+def progressed(store: Store, name: str) -> bool:
+    """Whether the newest attempt at a step left a checkpoint later than those of the attempts before it; their names count up."""
+    last = [
+        max((path.name for path in attempt.scratch.glob("*") if path.is_file() and not path.name.startswith(".")), default="")
+        for attempt in store.attempts(name)
+    ]
+    return bool(last) and last[0] > max(last[1:], default="")
+
+
+def _host_of_dead_owner(store: Store, name: str) -> str | None:
+    """The host of an owner file that its process, gone by now, could not remove."""
+    for attempt in store.attempts(name)[:1]:
+        try:
+            return json.loads((attempt.folder / OWNER).read_text())["host"]
+        except (OSError, ValueError, KeyError):
+            return None
+    return None
+
+
+def _blamed(listed: str, nodes: Mapping[str, str]) -> tuple[str, ...]:
+    """Of the nodes that an element ran on those that SLURM says are down now; all of them if none is."""
+    if not listed:
+        return ()
+    ran_on = _expanded(listed)
+    return tuple(name for name in ran_on if _is_down(nodes.get(name, ""))) or ran_on
+
+
+@cache
+def _expanded(listed: str) -> tuple[str, ...]:
+    """'node[1-2]' as names."""
+    return tuple(slurm.call(["scontrol", "show", "hostnames", listed], env=slurm.clean_environment(os.environ)).split())
+
+
+def _is_down(state: str) -> bool:
+    return state.endswith("*") or state.startswith(("down", "drain", "fail", "error", "unknown"))
+
+
+def nodes_of(partition: str | None, *, env: Mapping[str, str]) -> dict[str, str]:
+    """{node: state} of a partition, the default one if None; empty if SLURM does not say."""
+    listed = slurm.call(["sinfo", "--noheader", "--Node", "--format=%N|%T|%P"], env=env, check=False)
+    rows = [line.strip().split("|") for line in listed.splitlines() if line.count("|") == 2]
+    return {name: state for name, state, of in rows if (of.rstrip("*") == partition if partition else of.endswith("*"))}
+
+
+def ended_elements(arrays: Iterable[str], *, env: Mapping[str, str]) -> dict[str, Ended]:
+    """{'A_t': what the accounting says, or squeue where there is none}."""
+    # -D: a requeued element's earlier runs too; its last one may have no node.
+    command = ["sacct", "-D", "--noheader", "--parsable2", f"--format={SACCT_FIELDS}", "-j", ",".join(arrays)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(env))
+    except OSError:
+        return _from_squeue(env)
+    return read_sacct(done.stdout) or _from_squeue(env)
+
+
+def read_sacct(listed: str) -> dict[str, Ended]:
+    """{'A_t': Ended} from lines of `SACCT_FIELDS`: of each element the newest run, with the node of the newest run that had one."""
+    found: dict[str, Ended] = {}
+    for row in (line.split("|") for line in listed.splitlines() if line.count("|") == SACCT_FIELDS.count(",")):
+        job_step, state, code, nodes, num_nodes, asked, used = row
+        job, _, inner = job_step.partition(".")
+        before = found.get(job, Ended())
+        if inner:
+            peak_gb = max(before.used_gb or 0.0, _gib(used) or 0.0) or None
+            found[job] = replace(before, states=(*before.states, state.split()[0]), used_gb=peak_gb)
+        else:
+            asked_gb = _gib(asked)
+            found[job] = Ended(
+                states=(state.split()[0],),
+                exit_code=_exit_code(code),
+                nodes=nodes if nodes and nodes != "None assigned" else before.nodes,
+                asked_gb=asked_gb / max(1, int(num_nodes or 1)) if asked_gb else None,
+            )
+    return found
+
+
+def _exit_code(given: str) -> int | None:
+    """As a shell would say it: '0:9' is 137."""
+    code, _, number = given.partition(":")
+    if not code.isdigit() or not number.isdigit():
+        return None
+    return 128 + int(number) if int(number) else int(code)
+
+
+def _gib(given: str) -> float | None:
+    """'1536M', '2G', '12345K' or, of older versions, '2Gn' in GiB; None where it is empty or 0."""
+    match = re.fullmatch(r"([\d.]+)([KMGT])[nc]?", given)
+    return float(match[1]) * GIB_OF[match[2]] or None if match else None
+
+
+def _from_squeue(env: Mapping[str, str]) -> dict[str, Ended]:
+    """What squeue still knows of ended elements."""
+    listed = slurm.call(["squeue", "--noheader", "--array", "--states=all", "--me", "--format=%i|%T|%N"], env=env, check=False)
+    rows = (line.strip().split("|") for line in listed.splitlines() if line.count("|") == 2)
+    return {job: Ended(states=(state,), nodes=nodes) for job, state, nodes in rows if state in slurm.ENDED}
