@@ -135,15 +135,15 @@ def settings_of(step: PlannedStep) -> dict[str, Any]:
 def run_tasks(tasks: Sequence[Task], *, done_file: Path | None = None) -> int:
     """Run steps one after the other; each is told with its exit code where there are several.
 
-    A step that fails does not keep those after it from running on one rank. On several ranks it does: the others may still wait
-    for the one that failed, and end with it.
+    A step that fails does not keep those after it from running, unless it fails on several ranks while they are at work: some may
+    still wait for the one that failed, and only its end frees them.
 
     Args:
         tasks: of one stage and one resource class; the same on every rank.
         done_file: written by the first rank once all records are seen.
 
     Returns:
-        0 if all are done, 75 if one asks to be run again (those after it were not begun), else the first other code.
+        0 if all are done, 75 if one asks to be run again (those after it are not begun), else the first other code.
     """
     first = tasks[0]
     codes: list[int] = []
@@ -151,14 +151,17 @@ def run_tasks(tasks: Sequence[Task], *, done_file: Path | None = None) -> int:
         try:
             with _together(first):
                 for task in tasks:
-                    codes.append(_run_step(task))
+                    code, together = _run_step(task)
+                    codes.append(code)
                     if len(tasks) > 1:
-                        print(f"{task.step.stage}-{task.step.index}: exit code {codes[-1]}", flush=True)
-                    if codes[-1] == REQUEUE or (codes[-1] != DONE and first.ranks.world_size > 1):
+                        print(f"{task.step.stage}-{task.step.index}: exit code {code}", flush=True)
+                    if code == REQUEUE or not together:
                         break
         except Exception as error:  # The ranks did not meet, or did not part.
             codes.append(tell(error, tasks[max(0, len(codes) - 1)]))
-        code = REQUEUE if REQUEUE in codes else next((code for code in codes if code != DONE), DONE)
+        code = next((code for code in codes if code != DONE), DONE)
+        if REQUEUE in codes or (code == DONE and len(codes) < len(tasks)):
+            return REQUEUE
         return _confirmed(tasks, done_file) if code == DONE and done_file is not None and first.ranks.is_first else code
 
 
@@ -186,20 +189,22 @@ def _together(task: Task) -> contextlib.AbstractContextManager[None]:
     return group_of(task)
 
 
-def _run_step(task: Task) -> int:
+def _run_step(task: Task) -> tuple[int, bool]:
+    """(exit code, whether all ranks are where this one is)."""
     task.saved.clear()
     try:
         check_code(task.plan)
         if task.ranks.world_size > 1:
             from jobs.distributed import run_on_all_ranks
 
-            return run_on_all_ranks(task)
-        return _run_alone(task)
+            return run_on_all_ranks(task), True
+        return _run_alone(task), True
     except Exception as error:
+        alone = task.ranks.world_size == 1
         if task.store.has(task.step.name):
             print(f"{task.step.name} was finished by another attempt meanwhile", flush=True)
-            return DONE
-        return tell(error, task)
+            return DONE, alone
+        return tell(error, task), alone
 
 
 def tell(error: Exception, task: Task) -> int:

@@ -155,8 +155,9 @@ class Part:
         reached = int(path.suffixes[-2][1:])
         num_done = self._num_done(reached)
         columns, rows_sum = read_columns(path)
-        if any(len(column) != num_done for column in columns.values()):
-            raise ValueError(f"wanted {num_done} samples, got { ({name: len(column) for name, column in columns.items()}) }")
+        lengths = {name: len(column) for name, column in columns.items()}
+        if any(length != num_done for length in lengths.values()):
+            raise ValueError(f"wanted {num_done} samples, got {lengths}")
         if self.rows is None:
             return _Checkpoint(reached, columns, None)
         assert self.context.scratch is not None

@@ -71,7 +71,7 @@ def test_the_done_file_is_written_once_all_records_are_seen(planned, tmp_path):
 
 
 def test_without_a_record_there_is_no_done_file(planned, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("jobs.run._run_step", lambda task: DONE)
+    monkeypatch.setattr("jobs.run._run_step", lambda task: (DONE, True))
     assert run_tasks(tasks(planned, GOOD), done_file=tmp_path / "done") == NO_RECORD
     assert not (tmp_path / "done").exists()
     assert "has no record" in capsys.readouterr().err
@@ -124,6 +124,13 @@ def test_two_ranks_do_the_same_steps_in_one_process_group_and_label_every_line(p
     assert first == (0, [f"[rank 0 of 2, localhost] {line}" for line in lines])
     assert second == (0, [f"[rank 1 of 2, node2] {line}" for line in lines if "exit code" in line])
     assert (tmp_path / "done").exists()
+
+
+def test_a_failure_of_ranks_at_work_is_the_end_of_them_all(planned):
+    found = on_two_ranks(planned, "--index", str(DIVERGING), "--index", str(GOOD))
+    assert [code for code, _ in found] == [FAILED, FAILED]
+    assert all("NonFiniteLossError" in lines[-2] and lines[-1].endswith("] pretrain-0: exit code 1") for _, lines in found)
+    assert not planned[1].attempts(planned[0].step("pretrain", GOOD).name)
 
 
 def test_two_ranks_that_are_asked_to_stop_end_with_one_code_and_begin_nothing(planned, tmp_path):
