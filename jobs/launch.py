@@ -11,7 +11,7 @@ from rich.text import Text
 from jobs import slurm
 from jobs.experiment import Experiment
 from jobs.journal import journals
-from jobs.planning import draft, environment
+from jobs.planning import check_writers, draft, environment
 from jobs.status import status_of
 from pipeline.core.plan import FACTS, Plan
 from pipeline.core.store import Store
@@ -19,6 +19,7 @@ from pipeline.core.store import Store
 
 def launch(plan: Plan, store: Store, *, backend: str, executor: str = "slurm", data_root: Path, console: Console) -> int:
     """Run what the store lacks of a plan; returns the exit code. On SLURM that is all submitted, here all ended."""
+    check_writers(plan, store)
     os.utime(plan.folder / FACTS)  # `attrain status EXPERIMENT` means the plan that was launched last.
     _set_broken_aside(plan, store, console)
     missing = [step for step in plan.steps if not store.has(step.name)]
@@ -116,6 +117,7 @@ def live_jobs(plan: Plan) -> list[str]:
 
 def relaunch(plan: Plan, store: Store, *, backend: str, data_root: Path, console: Console) -> int:
     """Run again what failed and what waits for it, and leave alone what is still on its way."""
+    check_writers(plan, store)
     chosen = _choose(backend)
     if chosen == "local":
         return launch(plan, store, backend=chosen, data_root=data_root, console=console)
