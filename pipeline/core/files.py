@@ -135,7 +135,7 @@ def refuse_writable_by_others(path: Path, *, within: Path, group: int | None = N
 
 def _who_can_write(facts: os.stat_result, group: int | None, *, is_reached: bool) -> str | None:
     """Who but ourselves, root and the group can write something, or could have before; None if nobody."""
-    if stat.S_ISLNK(facts.st_mode):
+    if stat.S_ISLNK(facts.st_mode) and is_reached:
         return "is a link"
     if group is not None and facts.st_gid == group:
         return "can be written by everybody" if is_reached and facts.st_mode & stat.S_IWOTH else None

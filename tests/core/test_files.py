@@ -97,6 +97,7 @@ def test_what_others_do_not_reach_is_not_refused(store, closed):
     with pytest.raises(UnsafePathError, match="can be written by others"):
         refuse_writable_by_others(store / "plans/study/submitit", within=store)
     (store / closed).chmod(0o700)
+    (store / "plans/study/submitit/link").symlink_to("task.pkl")  # submitit makes such.
     refuse_writable_by_others(store / "plans/study/submitit", within=store)
 
 
