@@ -78,6 +78,7 @@ def seconds(env: dict[str, str], *arguments: str | Path, repeat: int = 1) -> flo
             [sys.executable, "-m", "jobs", *arguments], cwd=CODE_ROOT, env=env, capture_output=True, text=True, check=False
         )
         times.append(time.monotonic() - started)
+        print(f"{arguments[0]}: {times[-1]:.2f} s", file=sys.stderr, flush=True)
         if done.returncode and arguments[0] != "status":  # `status` ends with 1 while something is not coming.
             raise SystemExit(f"attrain {' '.join(map(str, arguments))} ended with {done.returncode}: {done.stdout}{done.stderr}")
     return statistics.median(times)
@@ -103,6 +104,11 @@ def make_records(plan: Plan, store: Store) -> None:
             attempt.publish(facts | {"settings": step.settings, "inputs": step.inputs, "round": step.round, "metrics": metrics})
 
 
+def slurm_version(env: dict[str, str]) -> str:
+    """Such as 'slurm-wlm 22.05.8'."""
+    return subprocess.run(["sbatch", "--version"], env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def measure(env: dict[str, str], folder: Path, num_runs: int) -> tuple[dict[str, float], Plan]:
     """Seconds by what was timed, in the order it was."""
     file = folder / "thousand_runs.yaml"
@@ -124,7 +130,7 @@ def measure(env: dict[str, str], folder: Path, num_runs: int) -> tuple[dict[str,
     return times, plan
 
 
-def table_of(times: dict[str, float], plan: Plan, *, num_runs: int) -> pd.DataFrame:
+def table_of(times: dict[str, float], plan: Plan, *, num_runs: int, version: str) -> pd.DataFrame:
     """One row a command."""
     commit, dirty = git_state(CODE_ROOT)
     shared = {
@@ -133,8 +139,9 @@ def table_of(times: dict[str, float], plan: Plan, *, num_runs: int) -> pd.DataFr
         "edges": sum(len(step.inputs) for step in plan.steps),
         "commit": f"{(commit or 'none')[:7]}{'+' if dirty else ''}",
         "hardware": f"{os.cpu_count()} cores of {device_name('cpu')}",
+        "load": round(os.getloadavg()[1], 1),
         "python": versions()["python"],
-        "slurm": subprocess.run(["sbatch", "--version"], capture_output=True, text=True, check=True).stdout.strip(),
+        "slurm": version,
         "date": f"{datetime.now():%Y-%m-%d}",
     }
     return pd.DataFrame(
@@ -152,7 +159,7 @@ def write(folder: Path, found: pd.DataFrame) -> None:
         "",
         f"{first['steps']:,} unique steps with {first['edges']:,} inputs; {first['slurm']}, two nodes and accounting on one machine",
         f"({first['hardware']}); code {first['commit']}, Python {first['python']}, {first['date']}.",
-        "One sweep; plan and status are medians of 3.",
+        f"One sweep, at a load of {first['load']} (mean of five minutes, the sweep's own included); plan and status are medians of 3.",
         "The stages are stubs: nothing but the launcher and the store is measured. `python benchmarks/thousand_runs.py` makes it again.",
         "",
         "| what | seconds | target |",
@@ -171,7 +178,8 @@ def main() -> None:
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="attrain-slurm-", dir="/tmp"))
     with tempfile.TemporaryDirectory(prefix="attrain-runs-") as work, closed_cluster(folder, num_elements=6 * given.runs) as env:
-        found = table_of(*measure(env, Path(work), given.runs), num_runs=given.runs)
+        version = slurm_version(env)
+        found = table_of(*measure(env, Path(work), given.runs), num_runs=given.runs, version=version)
     shown = Table(
         "what", "seconds", "target", title=f"{given.runs} runs, {found['steps'][0]} steps, {found['commit'][0]}, {found['hardware'][0]}"
     )

@@ -15,7 +15,7 @@ from jobs.arrays import Adjustments, array_command, arrays_of, collect_command, 
 from jobs.evidence import gather, remember, remembered
 from jobs.experiment import Experiment
 from jobs.journal import journals
-from jobs.planning import draft, environment
+from jobs.planning import check_writers, draft, environment
 from jobs.retry import Evidence, Verdicts, fell, held_for_good, judge
 from jobs.selection import Selection, label, to_retry
 from jobs.status import StepStatus, status_of
@@ -25,6 +25,7 @@ from pipeline.core.store import Store
 
 def launch(plan: Plan, store: Store, *, backend: str, executor: str = "slurm", data_root: Path, console: Console) -> int:
     """Run what the store lacks of a plan; returns the exit code. On SLURM that is all submitted, here all ended."""
+    check_writers(plan, store)
     os.utime(plan.folder / FACTS)  # `attrain status EXPERIMENT` means the plan that was launched last.
     _set_broken_aside(plan, store, console)
     missing = [step for step in plan.steps if not store.has(step.name)]
@@ -143,6 +144,7 @@ class Retry:
 
 def relaunch(plan: Plan, store: Store, retry: Retry, *, data_root: Path, console: Console) -> int:
     """Run again, by cause, what did not end well and what waits for it, and leave alone what is on its way; returns the exit code."""
+    check_writers(plan, store)
     chosen = to_retry(plan, retry.selection)
     backend = _choose(retry.backend)
     if not retry.dry_run:

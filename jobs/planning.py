@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.experiment import Experiment
-from pipeline.core.plan import FACTS, Plan, StalePlanError, code_digest, draft_plan, planned, write_plan
+from pipeline.core.files import refuse_writable_by_others, shared_group
+from pipeline.core.plan import FACTS, TABLE, Plan, StalePlanError, code_digest, draft_plan, planned, write_plan
 from pipeline.core.settings import SettingsError, plain
 from pipeline.core.store import Store
 
@@ -67,6 +68,17 @@ def check_processes(experiment: Experiment) -> None:
                     f"{field}.batch_size ({batch_size}) must be a multiple of the {processes} processes that resources.{stage} asks for; "
                     f"nearest: {' or '.join(str(n) for n in (below, above) if n)}"
                 )
+
+
+def check_writers(plan: Plan, store: Store) -> None:
+    """Refuse to run a plan that somebody else could have written; in a store that is open to a group, its members count as ourselves.
+
+    Raises:
+        UnsafePathError: names what could have been written, and by whom.
+    """
+    group = shared_group(store.root)
+    for path in (plan.code, plan.folder / TABLE, plan.folder / FACTS, plan.folder / "submissions"):
+        refuse_writable_by_others(path, within=store.root, group=group)
 
 
 @cache

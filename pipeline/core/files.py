@@ -109,6 +109,8 @@ def new_folder(parent: Path, *, prefix: str) -> Path:
 def refuse_writable_by_others(path: Path, *, within: Path, group: int | None = None) -> None:
     """Refuse what somebody else could have written: `path`, all beneath it, and every folder above it up to `within`.
 
+    Beneath a folder that is closed to all others, such as a store of mode 0700, they reach nothing, whatever the modes there.
+
     Args:
         path: a file or a folder.
         within: the store's root, which `path` lies in.
@@ -120,23 +122,25 @@ def refuse_writable_by_others(path: Path, *, within: Path, group: int | None = N
     path, within = path.resolve(), within.resolve()
     if not path.is_relative_to(within):
         raise UnsafePathError(f"{path} does not lie in the store {within}; remove the link that leads there")
-    above = [parent for parent in reversed(path.parents) if parent.is_relative_to(within)]
-    for one in (*above, path, *path.rglob("*")):
-        if problem := _writable_by_others(one, group):
+    closed = False
+    for one in (*(parent for parent in reversed(path.parents) if parent.is_relative_to(within)), path, *path.rglob("*")):
+        facts = one.lstat()
+        if problem := _who_can_write(facts, group, is_reached=not closed):
             raise UnsafePathError(
                 f"{one} {problem}, so that somebody else may have written what would be run; look through it, then take it back "
                 f"(chown, `chmod go-w`), or use another store"
             )
+        closed = closed or (path.is_relative_to(one) and not facts.st_mode & (stat.S_IXGRP | stat.S_IXOTH))
 
 
-def _writable_by_others(path: Path, group: int | None) -> str | None:
-    facts = path.lstat()
-    if stat.S_ISLNK(facts.st_mode):
+def _who_can_write(facts: os.stat_result, group: int | None, *, is_reached: bool) -> str | None:
+    """Who but ourselves, root and the group can write something, or could have before; None if nobody."""
+    if stat.S_ISLNK(facts.st_mode) and is_reached:
         return "is a link"
     if group is not None and facts.st_gid == group:
-        return "can be written by everybody" if facts.st_mode & stat.S_IWOTH else None
+        return "can be written by everybody" if is_reached and facts.st_mode & stat.S_IWOTH else None
     if facts.st_uid not in (os.geteuid(), 0):
         return f"belongs to user {facts.st_uid}"
-    if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if is_reached and facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"can be written by others (mode {stat.S_IMODE(facts.st_mode):04o})"
     return None

@@ -47,11 +47,12 @@ def as_other(work, *arguments, groups=()):
 
 @pytest.fixture
 def store(tmp_path):
-    """A private store with a plan in it."""
+    """A store that others can look into but not write, with a plan in it."""
     for folder in ("store", "store/plans", "store/plans/study", "store/plans/study/submitit"):
-        (tmp_path / folder).mkdir(mode=0o700)
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder).chmod(0o755)
     (tmp_path / "store/plans/study/submitit/task.pkl").write_bytes(b"")
-    (tmp_path / "store/plans/study/submitit/task.pkl").chmod(0o600)
+    (tmp_path / "store/plans/study/submitit/task.pkl").chmod(0o644)
     return tmp_path / "store"
 
 
@@ -78,15 +79,32 @@ def test_a_new_store_is_its_owners_alone(tmp_path, umask):
 
 def test_what_only_its_owner_could_write_is_not_refused(store):
     refuse_writable_by_others(store / "plans/study/submitit", within=store)
-    (store / "plans/study").chmod(0o755)
-    refuse_writable_by_others(store / "plans/study/submitit", within=store)
 
 
 @pytest.mark.parametrize("place", [".", "plans", "plans/study", "plans/study/submitit", "plans/study/submitit/task.pkl"])
 @pytest.mark.parametrize("bits", [0o020, 0o002], ids=["group", "everybody"])
 def test_what_others_could_write_is_refused_wherever_it_is(store, place, bits):
-    (store / place).chmod(0o700 | bits)
-    with pytest.raises(UnsafePathError, match=r"can be written by others \(mode 07[02]"):
+    (store / place).chmod(0o711 | bits)
+    with pytest.raises(UnsafePathError, match=r"can be written by others \(mode 07[13]"):
+        refuse_writable_by_others(store / "plans/study/submitit", within=store)
+
+
+@pytest.mark.parametrize("closed", [".", "plans"])
+def test_what_others_do_not_reach_is_not_refused(store, closed):
+    # Many systems have umask 002: all that a user makes can be written by the user's group.
+    for path in (store / "plans/study", *(store / "plans/study").rglob("*")):
+        path.chmod(0o775)
+    with pytest.raises(UnsafePathError, match="can be written by others"):
+        refuse_writable_by_others(store / "plans/study/submitit", within=store)
+    (store / closed).chmod(0o700)
+    (store / "plans/study/submitit/link").symlink_to("task.pkl")  # submitit makes such.
+    refuse_writable_by_others(store / "plans/study/submitit", within=store)
+
+
+def test_a_folder_that_is_closed_itself_does_not_help_where_it_could_be_replaced(store):
+    (store / "plans/study/submitit").chmod(0o700)
+    (store / "plans/study").chmod(0o777)
+    with pytest.raises(UnsafePathError, match=f"{store}/plans/study can be written by others"):
         refuse_writable_by_others(store / "plans/study/submitit", within=store)
 
 
@@ -144,6 +162,7 @@ def test_the_members_of_a_stores_group_trust_one_another_and_nobody_else(tmp_pat
     root = tmp_path / "shared"
     open_to_group(root, MY_GROUP)
     plan = new_folder(root, prefix="plan")
+    root.chmod(0o2771)
     refuse_writable_by_others(plan, within=root, group=shared_group(root))
     with pytest.raises(UnsafePathError, match="can be written by others"):
         refuse_writable_by_others(plan, within=root)
@@ -173,7 +192,7 @@ def test_a_private_store_leaves_the_umask_alone(store, umask):
 def test_a_store_that_holds_something_is_opened_by_hand(store):
     with pytest.raises(UserError, match=rf"is there already and not open to group {MY_GROUP}.*chgrp -R {MY_GROUP} .* chmod -R g\+rwX"):
         open_to_group(store, MY_GROUP)
-    assert mode(store) == 0o700
+    assert mode(store) == 0o755
 
 
 def test_a_group_that_one_is_not_in_is_refused_with_the_groups_that_one_is_in(tmp_path):

@@ -4,6 +4,8 @@ import grp
 import os
 import stat
 
+import pytest
+
 from tests.jobs.support import attrain, write_experiment
 
 MY_GROUP = grp.getgrgid(os.getegid()).gr_name
@@ -34,3 +36,17 @@ def test_a_group_that_is_not_ones_own_is_refused_and_nothing_is_written(tmp_path
     assert done.returncode == 1
     assert "you are not in a group 'no_such_group'" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", [["submit"], ["retry", "--backend", "local"]], ids=lambda command: command[0])
+def test_a_plan_that_others_could_have_written_is_not_run(tmp_path, command):
+    store, file = tmp_path / "runs", write_experiment(tmp_path)
+    assert attrain("plan", file, store=store).returncode == 0
+    (plan,) = (store / "plans").iterdir()
+    for folder in (store, store / "plans", plan):
+        folder.chmod(0o755)
+    (plan / "code" / "jobs" / "run.py").chmod(0o666)
+    done = attrain(*command, file if command[0] == "submit" else "tiny", store=store)
+    assert done.returncode == 1
+    assert "code/jobs/run.py can be written by others (mode 0666)" in done.stderr
+    assert not (store / "prepare").exists()
