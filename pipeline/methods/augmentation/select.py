@@ -4,7 +4,7 @@ N = samples.
 """
 
 import math
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 class Selector(Protocol):
     """What a selection is: settings that can be called."""
+
+    depends_on_model: ClassVar[bool]
+    """Whether another model would have other samples chosen."""
 
     def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
         """Choose samples; which ones does not depend on the order they come in.
@@ -53,6 +56,7 @@ def worst(loss_N: Floats, sample_ids_N: Ints, *, fraction: float) -> Positions:
 class SelectAll(Settings):
     """All samples."""
 
+    depends_on_model: ClassVar[bool] = False
     rule: Literal["all"] = "all"
 
     def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
@@ -63,6 +67,7 @@ class SelectAll(Settings):
 class Worst(Settings):
     """The samples with the highest loss."""
 
+    depends_on_model: ClassVar[bool] = True
     rule: Literal["worst"] = "worst"
     fraction: Fraction = 0.5
     """Share of the samples, in (0, 1], rounded up."""
@@ -75,6 +80,7 @@ class Worst(Settings):
 class Misclassified(Settings):
     """The samples whose prediction is wrong; there may be none."""
 
+    depends_on_model: ClassVar[bool] = True
     rule: Literal["misclassified"] = "misclassified"
 
     def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
@@ -85,6 +91,7 @@ class Misclassified(Settings):
 class RandomFraction(Settings):
     """Samples drawn at random, without a look at the model: the control of the other rules."""
 
+    depends_on_model: ClassVar[bool] = False
     rule: Literal["fraction"] = "fraction"
     fraction: Fraction = 0.5
     """Share of the samples, in (0, 1], rounded up."""
@@ -98,6 +105,7 @@ class RandomFraction(Settings):
 class ClassBalanced(Settings):
     """In each class the samples with the highest loss, so that every class keeps its share."""
 
+    depends_on_model: ClassVar[bool] = True
     rule: Literal["class_balanced"] = "class_balanced"
     fraction: Fraction = 0.5
     """Share of each class's samples, in (0, 1], rounded up."""
