@@ -43,8 +43,12 @@ def read_array(path: Path) -> NDArray[Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Settings or figures, readable by people."""
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    """Settings or figures, readable by people.
+
+    Raises:
+        ValueError: a number is not finite, which is no JSON.
+    """
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: 
     context.metrics.update(
         samples_seen=result.samples_seen,
         num_steps=result.num_steps,
+        num_skipped_steps=result.num_skipped_steps,
         final_loss=result.final_loss,
         num_made=num_made,
         made_samples_seen=num_made * result.epochs_run,

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss or a weight became infinite or not a number; the settings, not the machine, have to change."""
+    """A loss, a weight or all gradients became infinite or not a number; the settings, not the machine, have to change."""
+
+
+MAX_SKIPPED_IN_A_ROW = 20
+"""Steps of float16 with gradients that are not finite, after which none is to be expected: the scale is 2**-8 by then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +45,9 @@ class TrainingResult:
     samples_seen: int
     """Over all ranks, each use of a sample counted."""
     num_steps: int
-    """Optimizer steps."""
+    """Optimizer steps, with those that were skipped."""
+    num_skipped_steps: int
+    """Steps that left the weights alone because a gradient of the scaled loss was not finite; above 0 with float16 only."""
     final_loss: float
     """Mean training loss of the last epoch, in nats."""
     epochs_run: int
@@ -117,7 +123,7 @@ def train(
 
     Raises:
         StopRequested: a rank was asked to stop; the checkpoint is written.
-        NonFiniteLossError: the loss or a weight became infinite or not a number; on every rank.
+        NonFiniteLossError: a loss, a weight or the gradients of many steps became infinite or not a number; on every rank.
         ValueError: there are no training images, or early stopping has no validation data.
     """
     if len(data) == 0:
@@ -137,6 +143,7 @@ def train(
     return TrainingResult(
         samples_seen=job.samples_after(state.step),
         num_steps=state.step,
+        num_skipped_steps=state.num_skipped_steps,
         final_loss=state.history[-1]["loss"],
         epochs_run=len(state.history),
         history=state.history,
@@ -198,17 +205,15 @@ def _take_step(job: _Job, state: TrainingState, forward: nn.Module, batch: NDArr
     state.optimizer.zero_grad(set_to_none=True)
     # DDP averages gradients over the ranks; what is wanted is the sum of their shares.
     state.scaler.scale(loss * context.ranks.world_size).backward()
-    if settings.gradient_clip_norm is not None:
-        state.scaler.unscale_(state.optimizer)
-        torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.gradient_clip_norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.step += 1
-    if settings.ema_decay is not None:
+    # After DDP all ranks have the same gradients, and so skip the same steps.
+    if state.update_weights(clip_norm=settings.gradient_clip_norm) and settings.ema_decay is not None:
         state.update_average(settings.ema_decay)
     mean_loss, num_stops = sum_over_ranks([loss.item(), float(context.should_stop())], context.ranks)
     if not math.isfinite(mean_loss):
         raise _diverged(job, f"the loss became {mean_loss}", step=state.step, learning_rate=learning_rate)
+    if state.num_skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        what = f"the gradients of {state.num_skipped_in_a_row} steps in a row were not finite"
+        raise _diverged(job, what, step=state.step, learning_rate=learning_rate)
     state.loss_sum += mean_loss * len(batch)
     return mean_loss, num_stops > 0
 
@@ -246,6 +251,8 @@ def _end_epoch(job: _Job, state: TrainingState) -> None:
     }
     if job.validation:
         row |= _validate(job, state, job.validation)
+        if not math.isfinite(row["validation_loss"]):
+            raise _diverged(job, f"the validation loss became {row['validation_loss']}", step=state.step, learning_rate=learning_rate)
     state.history.append(row)
     state.loss_sum = 0.0
 
@@ -278,5 +285,6 @@ def _patience_is_over(job: _Job, state: TrainingState) -> bool:
 def _diverged(job: _Job, what: str, *, step: int, learning_rate: float) -> NonFiniteLossError:
     return NonFiniteLossError(
         f"{what} at step {step} of {job.total_steps} (learning rate {learning_rate:.3g}, {job.settings.precision}); "
-        "set learning_rate lower, warmup_fraction higher or gradient_clip_norm to 1.0"
+        "set learning_rate lower, warmup_fraction higher, gradient_clip_norm to 1.0"
+        + (" or precision to bfloat16 or float32" if job.settings.precision == "float16" else "")
     )
