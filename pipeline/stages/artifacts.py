@@ -148,6 +148,7 @@ class Made:
 
 def fresh_network(model: Model, prepared: Prepared, *, seed: int, device: str) -> "nn.Module":
     """The network with initial weights that depend on the seed alone."""
+    # Of the 63 bits torch's generator on the CPU uses the low 32 only, which the hash mixes too.
     torch.manual_seed(stream_key(seed, "initial weights") % 2**63)
     return model.build(input_shape=prepared.facts.input_shape, num_classes=prepared.facts.num_classes).to(device)
 

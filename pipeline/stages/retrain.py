@@ -26,11 +26,9 @@ def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: 
         network = fresh_network(model, prepared, seed=seed, device=context.device)
     else:
         network = read_model(inputs["model"], device=context.device)
-    data, extra_per_epoch, num_made = training_set(prepared, inputs["augment"])
+    data, num_extra, num_made = training_set(prepared, inputs["augment"])
     validation = prepared.images("validation") if "validation" in prepared.splits else None
-    result = train(
-        network, data, retraining, seed=seed, round=round, context=context, validation=validation, extra_per_epoch=extra_per_epoch
-    )
+    result = train(network, data, retraining, seed=seed, round=round, context=context, validation=validation, num_extra=num_extra)
     context.metrics.update(
         samples_seen=result.samples_seen,
         num_steps=result.num_steps,

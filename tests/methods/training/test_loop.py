@@ -191,7 +191,7 @@ def test_the_result_counts_what_was_done():
 
 def test_extra_draws_make_as_many_steps_as_so_many_more_samples():
     more = ImageSet.of(PIXELS, rows=np.arange(34) % 23, labels=np.zeros(34), mean=0.5, std=0.25)
-    extra, longer = trained(extra_per_epoch=11)[1], trained(data=more)[1]
+    extra, longer = trained(num_extra=11)[1], trained(data=more)[1]
     assert (extra.num_steps, extra.samples_seen) == (longer.num_steps, longer.samples_seen) == (15, 102)
 
 
