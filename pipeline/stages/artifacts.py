@@ -21,7 +21,7 @@ from pipeline.core.randomness import stream_key
 from pipeline.core.settings import parse, plain
 from pipeline.core.tables import AUGMENTED, INDEX, read_table
 from pipeline.methods.lazy import torch
-from pipeline.methods.models import Model
+from pipeline.methods.models import Model, ModelSettings
 from pipeline.methods.training.data import ImageSet
 from pipeline.methods.training.scalars import write_history
 
@@ -146,7 +146,7 @@ class Made:
         return json.loads((self.folder / "augmentation.json").read_text())["mode"]
 
 
-def fresh_network(model: Model, prepared: Prepared, *, seed: int, device: str) -> "nn.Module":
+def fresh_network(model: ModelSettings, prepared: Prepared, *, seed: int, device: str) -> "nn.Module":
     """The network with initial weights that depend on the seed alone."""
     # Of the 63 bits torch's generator on the CPU uses the low 32 only, which the hash mixes too.
     torch.manual_seed(stream_key(seed, "initial weights") % 2**63)

@@ -84,4 +84,4 @@ def _write(out: Path, judged: Columns, explained: Columns, chosen: NDArray[np.in
     write_table(out / "attributed.parquet", columns, ATTRIBUTED)
 
 
-STAGE = Stage(name="attribute", needs=("prepare", "model"), run=run)
+STAGE = Stage(name="attribute", needs=("prepare", "model"), run=run, version=2)

@@ -94,4 +94,4 @@ class _Maker:
         return images_BCHW, (images_BCHW != plain_BCHW).any(axis=1).sum(axis=(1, 2))
 
 
-STAGE = Stage(name="augment", needs=("prepare", "attribute"), may_need=("augment",), run=run)
+STAGE = Stage(name="augment", needs=("prepare", "attribute"), may_need=("augment",), run=run, version=2)

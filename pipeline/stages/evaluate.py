@@ -68,4 +68,4 @@ def _stack(tables: list[Columns]) -> Columns:
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
-STAGE = Stage(name="evaluate", needs=("prepare", "model"), run=run)
+STAGE = Stage(name="evaluate", needs=("prepare", "model"), run=run, version=2)

@@ -99,9 +99,26 @@ def run_all(folder: Path, text: str) -> Finished:
     return Finished(plan, store, experiment.runs)
 
 
+FILES = {
+    ("prepare", 2): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
+    ("pretrain", 2): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
+    ("attribute", 2): ["attributed.parquet", "attributions.npy", "record.json"],
+    ("augment", 2): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
+    ("retrain", 2): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
+    ("evaluate", 2): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
+}
+"""(stage, version): names in its artifact. Where this changes the version has to: an older artifact would be found under the key."""
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Finished:
     return run_all(tmp_path_factory.mktemp("stages"), EXPERIMENT)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_the_files_of_an_artifact_are_those_of_its_stages_version(finished, stage):
+    folder = finished.folder("append", stage.name)
+    assert sorted(path.name for path in folder.iterdir()) == FILES[stage.name, stage.version]
 
 
 def test_every_sample_has_one_split_and_each_fold_its_share(finished):
