@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from results.render import FLAG, count
+from results.render import FLAG, found_of_expected
 from results.summary import found_values, summarise
 from results.units import unit_of
 
@@ -64,7 +64,7 @@ def _bars_and_points(panel: Axes, runs: pd.DataFrame, summary: pd.DataFrame, met
         for seed, value in found_values(runs, arm=row["arm"], metric=metric).items():
             panel.plot(value, row_y + height_of[seed], "o", color=POINT, markersize=4.5, markeredgecolor="white", markeredgewidth=0.6)
         if found < expected:
-            panel.text(1.01, row_y, count(found, expected), transform=panel.get_yaxis_transform(), va="center", fontsize=8)
+            panel.text(1.01, row_y, found_of_expected(found, expected), transform=panel.get_yaxis_transform(), va="center", fontsize=8)
 
 
 def _labels(panel: Axes, summary: pd.DataFrame, metric: str) -> None:

@@ -148,7 +148,18 @@ REFUSED = {
         r"table\.metrics: wanted <split>\.<metric>, got 'test\.accuracy' \(valid: nll\)",
     ),
     "a metric without its split": ("experiment: e\ntable: {metrics: [accuracy]}", r"wanted <split>\.<metric>, got 'accuracy'"),
-    "a table by an unknown setting": ("experiment: e\ntable: {by: [data.bse]}", r"table\.by: arm 'base' has no 'data\.bse'"),
+    "a table by an unknown setting": (
+        "experiment: e\ntable: {by: [data.bse]}",
+        r"table\.by: wanted a setting that decides every run, got 'data\.bse' \(nearest: data",
+    ),
+    "a table by a setting that not every run reads": (
+        "experiment: e\nsweep: {list: [{arm: a}, {arm: b, augmentation: {rule: replace_top}}]}\ntable: {by: [attribution]}",
+        r"table\.by: wanted a setting that decides every run, got 'attribution' \(.*valid: .*data, .*rounds, seed",
+    ),
+    "a table by rounds of runs without any": (
+        "experiment: e\nsweep: {rounds: [1, 2], list: [{arm: a}]}\ntable: {by: [rounds]}",
+        "arm 'a' has seed 0 twice in one table",
+    ),
 }
 
 
@@ -369,6 +380,12 @@ def test_an_arm_whose_own_control_is_left_out_is_not_held_against_another(load):
     arms = [{"arm": "plain"}, {"arm": "twice", "rounds": 2}, {"arm": "top", "rounds": 3, "control": "twice"}]
     kept = load(sweep={"list": arms}, table={"control": "plain"}).only([0, 2])
     assert (kept.file.table.control, [(run.arm, run.control) for run in kept.runs]) == ("plain", [("plain", None), ("top", "twice")])
+
+
+def test_a_table_may_be_divided_by_what_every_run_has_a_list_too(load):
+    sweep = {"rounds": [1, 2], "model.channels": [[4, 8], [8, 8]], "list": [{"arm": "top", "augmentation": {"rule": "replace_top"}}]}
+    base = {"model": {"model": "small_cnn"}}
+    assert len(load(base=base, sweep=sweep, table={"by": ["rounds", "model.channels"]}).runs) == 4
 
 
 @pytest.mark.parametrize("column", ["test.nll", "test_clean.nll", "validation.nll"])
