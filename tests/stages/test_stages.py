@@ -250,8 +250,11 @@ def test_a_second_round_adds_to_what_the_first_one_did(finished):
         assert num_changed == (image != plain[source]).any(axis=0).sum()
         if source in first_of and source not in chosen[1]:
             np.testing.assert_array_equal(image, first_of[source])
-        if source in first_of and source in chosen[1]:  # At most a round's worth of pixels differs from the first round's image.
-            assert 0 < (image != first_of[source]).any(axis=0).sum() <= round(0.1 * 28 * 28)
+        if source in first_of and source in chosen[1]:
+            # At most a round's worth of pixels differs from the first round's image, and none that the first round had changed.
+            differs_HW = (image != first_of[source]).any(axis=0)
+            assert 0 < differs_HW.sum() <= round(0.1 * 28 * 28)
+            assert not (differs_HW & (first_of[source] != plain[source]).any(axis=0)).any()
 
 
 def test_in_mode_replace_an_arm_draws_its_samples_in_the_order_of_plain_training(finished):
