@@ -75,9 +75,10 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
     for name, part in _parts(runs, table["by"]).items():
         summary = summarise(part, metrics=table["metrics"], control=table["control"], controls=controls)
         folder = results_folder(plan, store) / name
-        tables.paths.extend(write_results(folder, part, summary, meta | ({"part": name} if name else {})))
+        tables.paths.extend(write_results(folder, part, summary=summary, meta=meta | ({"part": name} if name else {})))
         if "done" in set(part["state"]):
-            tables.paths.extend(write_files(folder, figure_files(part, metrics=table["metrics"], control=table["control"])))
+            figures = figure_files(part, metrics=table["metrics"], control=table["control"], controls=controls)
+            tables.paths.extend(write_files(folder, figures))
         tables.rendered.extend([name] if name else [])
         tables.rendered.append(to_terminal(summary, notes=incomplete_runs(part), width=width))
     return tables

@@ -5,6 +5,8 @@ pretrain, retrain: weights.safetensors, model.json, history.json, tensorboard/ (
 attribute: attributions.npy (float32, one row a row of the table), attributed.parquet (ATTRIBUTED)
 augment:   samples.npy (uint8), augmented.parquet (AUGMENTED), sources.npy (int64), augmentation.json
 evaluate:  predictions.parquet (PREDICTIONS), confusion.parquet (CONFUSION), metrics.json
+
+N = samples, A = made ones, M = their sources, C = channels, H, W = pixels, K = classes
 """
 
 import json
@@ -118,7 +120,7 @@ class Made:
 
     @cached_property
     def sources(self) -> NDArray[np.int64]:
-        """sample_id of each source, ascending; where nothing was made, of each sample that would have been one."""
+        """(M,) sample_id of each source, ascending; where nothing was made, of each sample that would have been one."""
         return np.load(self.folder / "sources.npy", allow_pickle=False)
 
     @cached_property
@@ -132,12 +134,12 @@ class Made:
 
     @property
     def labels(self) -> NDArray[np.int32]:
-        """Class of each image."""
+        """(A,) class of each image."""
         return self._table["label"].to_numpy()
 
     @property
     def rounds(self) -> NDArray[np.int32]:
-        """The round that last changed each image."""
+        """(A,) the round that last changed each image."""
         return self._table["round"].to_numpy()
 
     @property

@@ -29,7 +29,7 @@ def batches_of_part(num_items: int, context: Context, *, unit: str = "samples") 
     mine = np.arange(num_items)[context.ranks.span(num_items)]
     largest = -(-num_items // context.ranks.world_size)
     for start in range(0, largest, context.batch_size):
-        if any_rank(context.should_stop(), context.ranks):
+        if any_rank(context.ranks, flag=context.should_stop()):
             raise StopRequested(f"stopped at {start} of {largest} {unit}; run the same command again")
         yield mine[start : start + context.batch_size]
         context.progress(min(start + context.batch_size, largest), largest, unit=unit)

@@ -15,7 +15,7 @@ from pipeline.core.settings import Settings
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
-Positions = NDArray[np.int64]
+Chosen = NDArray[np.int64]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -25,7 +25,7 @@ class Selector(Protocol):
     depends_on_model: ClassVar[bool]
     """Whether another model would have other samples chosen."""
 
-    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
+    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Choose samples; which ones does not depend on the order they come in.
 
         Args:
@@ -48,7 +48,7 @@ def share_of(fraction: float, num: int) -> int:
     return math.ceil(round(fraction * num, 9))
 
 
-def worst(loss_N: Floats, sample_ids_N: Ints, *, fraction: float) -> Positions:
+def worst(loss_N: Floats, sample_ids_N: Ints, *, fraction: float) -> Chosen:
     """Positions of the fraction with the highest loss, worst first; ties go to the lowest sample id."""
     return np.lexsort((sample_ids_N, -loss_N))[: share_of(fraction, len(loss_N))]
 
@@ -59,7 +59,7 @@ class SelectAll(Settings):
     depends_on_model: ClassVar[bool] = False
     rule: Literal["all"] = "all"
 
-    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
+    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Every position. See `Selector`."""
         return np.arange(len(sample_ids_N))
 
@@ -72,7 +72,7 @@ class Worst(Settings):
     fraction: Fraction = 0.5
     """Share of the samples, in (0, 1], rounded up."""
 
-    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
+    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Positions of the highest losses. See `Selector`."""
         return np.sort(worst(loss_N, sample_ids_N, fraction=self.fraction))
 
@@ -83,7 +83,7 @@ class Misclassified(Settings):
     depends_on_model: ClassVar[bool] = True
     rule: Literal["misclassified"] = "misclassified"
 
-    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
+    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Positions of the wrong predictions. See `Selector`."""
         return np.flatnonzero(prediction_N != label_N)
 
@@ -96,7 +96,7 @@ class RandomFraction(Settings):
     fraction: Fraction = 0.5
     """Share of the samples, in (0, 1], rounded up."""
 
-    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
+    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Positions of the samples whose streams draw the highest numbers. See `Selector`."""
         streams = SampleStreams(sample_ids_B=sample_ids_N.astype(np.int64), seed=seed, purpose="select", counters=(round,))
         return np.sort(worst(streams.uniform(1)[:, 0], sample_ids_N, fraction=self.fraction))
@@ -110,7 +110,7 @@ class ClassBalanced(Settings):
     fraction: Fraction = 0.5
     """Share of each class's samples, in (0, 1], rounded up."""
 
-    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
+    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Positions of the highest losses of each label. See `Selector`."""
         classes = [np.flatnonzero(label_N == label) for label in np.unique(label_N)]
         chosen = [of_class[worst(loss_N[of_class], sample_ids_N[of_class], fraction=self.fraction)] for of_class in classes]

@@ -103,7 +103,7 @@ def outcomes(context, folder):
     found["text"] = broadcast_text("f\u00fcr alle" if ranks.is_first else "not this", ranks)
     found["nothing"] = broadcast_text(None, ranks)
     found["sum"] = sum_over_ranks([1.0, float(ranks.rank)], ranks)
-    found["flags"] = [any_rank(flag, ranks) for flag in (False, ranks.rank == 1, True)]
+    found["flags"] = [any_rank(ranks, flag=flag) for flag in (False, ranks.rank == 1, True)]
     barrier(ranks)
     return found
 
@@ -180,6 +180,6 @@ def test_no_thread_of_the_group_outlives_it(found):
 
 def test_one_rank_needs_no_process_group():
     assert sum_over_ranks([1.0, 2.0], Ranks()) == [1.0, 2.0]
-    assert [any_rank(flag, Ranks()) for flag in (True, False)] == [True, False]
+    assert [any_rank(Ranks(), flag=flag) for flag in (True, False)] == [True, False]
     assert broadcast_text("text", Ranks()) == "text"
     barrier(Ranks())
