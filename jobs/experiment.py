@@ -28,8 +28,9 @@ from pydantic import BaseModel, Field, field_validator
 
 from jobs.resources import Cluster, Resources
 from pipeline.config import RunConfig
-from pipeline.core.settings import Settings, SettingsError, flatten, members, nearest, parse, tag_field
+from pipeline.core.settings import Settings, SettingsError, canonical_json, flatten, members, nearest, parse, tag_field
 from pipeline.stages import STAGES, StepsOfRuns, steps_of
+from results.collect import settings_of
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 MAX_BYTES, MAX_DEPTH, MAX_RUNS = 1_000_000, 20, 100_000
@@ -196,26 +197,30 @@ def load_experiment(given: str, *, overrides: Iterable[str] = ()) -> Experiment:
     runs = tuple(expand(file, where=path.name))
     if not runs:
         raise SettingsError(f"{path.name}: sweep has no runs; give each swept field at least one value")
-    _check_arms(runs, file.table.by, where=path.name)
+    experiment = Experiment(file, yaml.safe_dump(tree, sort_keys=False) if overrides else text, runs)
+    _check_arms(experiment, where=path.name)
     _check_table(file.table, runs, where=path.name)
-    return Experiment(file, yaml.safe_dump(tree, sort_keys=False) if overrides else text, runs)
+    return experiment
 
 
-def _check_arms(runs: Iterable[Run], by: Iterable[str], *, where: str) -> None:
+def _check_arms(experiment: Experiment, *, where: str) -> None:
     """Refuse two runs that a table could not tell apart, now rather than when the sweep has ended."""
-    seen: dict[tuple[Any, ...], Run] = {}
-    for run in runs:
-        flat = run.flat
-        for name in by:
-            if name not in flat:
-                raise SettingsError(f"{where}: table.by: arm {run.arm!r} has no {name!r}{nearest(name, flat)}")
-        place = (run.arm, run.config.seed, *(flat[name] for name in by))
+    by = experiment.file.table.by
+    # Not all settings of the run: its row has what its steps read.
+    rows = [settings_of(step.settings, num_rounds=step.round) for step in experiment.steps.last]
+    everywhere = set.intersection(*(set(row) for row in rows))
+    for name in by:
+        if name not in everywhere:
+            raise SettingsError(f"{where}: table.by: wanted a setting that decides every run, got {name!r}{nearest(name, everywhere)}")
+    seen: set[tuple[Any, ...]] = set()
+    for run, row in zip(experiment.runs, rows, strict=True):
+        place = (run.arm, run.config.seed, *(canonical_json(row[name]) for name in by))
         if place in seen:
             raise SettingsError(
                 f"{where}: arm {run.arm!r} has seed {run.config.seed} twice in one table; name arms so that their runs differ in the seed "
                 "only, or put what else differs into table.by"
             )
-        seen[place] = run
+        seen.add(place)
 
 
 def _check_table(table: Table, runs: tuple[Run, ...], *, where: str) -> None:

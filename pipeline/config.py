@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from pipeline.core.settings import Settings
 from pipeline.methods.attribution import Attribution, IntegratedGradients
-from pipeline.methods.augmentation import Augmentation, NoAugmentation, Selection, Worst
+from pipeline.methods.augmentation import Augmentation, NoAugmentation, SameCompute, Selection, Worst
 from pipeline.methods.datasets import Dataset, MnistSmall
 from pipeline.methods.metrics import Evaluation
 from pipeline.methods.models import Model, SmallCnn
@@ -40,5 +40,23 @@ class RunConfig(Settings):
         if self.data.folds == 1 and (self.pretraining.early_stop_epochs or self.retraining.early_stop_epochs):
             raise ValueError(
                 "early_stop_epochs needs validation data, but data.folds is 1; set data.folds to 2 or more, or leave early_stop_epochs out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_same_compute(self) -> "RunConfig":
+        """Refuse a control that would not take the steps of the arm that it is held against."""
+        if not isinstance(self.augmentation, SameCompute):
+            return self
+        if self.retraining.early_stop_epochs is not None:
+            raise ValueError(
+                "same_compute takes as many steps as the arm it is held against, which retraining.early_stop_epochs "
+                f"({self.retraining.early_stop_epochs}) ends at another step; leave early_stop_epochs out of retraining"
+            )
+        if self.rounds > 1 and self.augmentation.mode == "append" and self.selection.depends_on_model:
+            raise ValueError(
+                f"same_compute appends as many samples as its own model selects, with rule {self.selection.rule} from round 2 on (rounds: "
+                f"{self.rounds}) not as many as that of the arm it is held against; set augmentation.mode to replace, selection to all or "
+                "fraction, or rounds to 1"
             )
         return self

@@ -1,5 +1,6 @@
-"""From rows, one a run, to tables, statistics, files and a figure; pure functions that know nothing of the store.
+"""From the records of a plan's steps to rows, one a run, and from those to tables, statistics, files and a figure.
 
+    collect      collect_runs             the only one that knows plan and store
     statistics   paired_difference        intervals, paired by seed
     summary      summarise                one row an arm; incomplete arms are shown and counted
     render       to_terminal, to_markdown, to_latex

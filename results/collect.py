@@ -1,6 +1,6 @@
 """From a plan and a store to rows, one a run: its settings, its metrics, what it cost, and whether it is complete."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def collect_runs(plan: Plan, store: Store) -> "pd.DataFrame":
     """One row a run of the plan, in its order, whether done or not.
 
-    Columns: arm, seed, state ('done' or what is missing), the settings that decided the run, the commit and the hardware that
-    computed its steps, <split>.<metric>, and cost.seconds, cost.samples_seen, cost.peak_memory_mb over all the steps that the run
-    needed (shared ones counted in full).
+    Columns: arm, seed, state ('done' or what is missing), the settings that decided the run (see `settings_of`), the commit and
+    the hardware that computed its steps, <split>.<metric>, and cost.seconds, cost.samples_seen, cost.peak_memory_mb over all the
+    steps that the run needed (shared ones counted in full).
     """
     import pandas as pd
 
@@ -26,6 +26,11 @@ def collect_runs(plan: Plan, store: Store) -> "pd.DataFrame":
     rows = [_row(run, steps, store) for run in plan.facts["identity"]["runs"]]
     columns = sorted({name for row in rows for name in row}, key=_column_order)
     return pd.DataFrame(rows, columns=columns)
+
+
+def settings_of(settings: Mapping[str, Any], *, num_rounds: int) -> dict[str, Any]:
+    """The settings in a run's row, by column: those of its last step, and `rounds`, 0 where nothing is retrained."""
+    return {name: value for name, value in settings.items() if name != "round"} | {"rounds": num_rounds}
 
 
 def results_folder(plan: Plan, store: Store) -> Path:
@@ -70,9 +75,10 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
     for name, part in _parts(runs, table["by"]).items():
         summary = summarise(part, metrics=table["metrics"], control=table["control"], controls=controls)
         folder = results_folder(plan, store) / name
-        tables.paths.extend(write_results(folder, part, summary, meta | ({"part": name} if name else {})))
+        tables.paths.extend(write_results(folder, part, summary=summary, meta=meta | ({"part": name} if name else {})))
         if "done" in set(part["state"]):
-            tables.paths.extend(write_files(folder, figure_files(part, metrics=table["metrics"], control=table["control"])))
+            figures = figure_files(part, metrics=table["metrics"], control=table["control"], controls=controls)
+            tables.paths.extend(write_files(folder, figures))
         tables.rendered.extend([name] if name else [])
         tables.rendered.append(to_terminal(summary, notes=incomplete_runs(part), width=width))
     return tables
@@ -97,7 +103,9 @@ def _commit(record: dict[str, Any]) -> str:
 def _row(run: dict[str, Any], steps: dict[str, PlannedStep], store: Store) -> dict[str, Any]:
     last = steps[run["step"]]
     chain = list({step.name: step for step in _chain(last, steps)}.values())
-    row = {"arm": run["arm"], "seed": run["seed"]} | {name: _cell(value) for name, value in last.settings.items()}
+    row = {"arm": run["arm"], "seed": run["seed"]} | {
+        name: _cell(value) for name, value in settings_of(last.settings, num_rounds=last.round).items()
+    }
     row |= {"commit": None, "hardware": None}
     missing = [step.name for step in chain if not store.has(step.name)]
     if missing:

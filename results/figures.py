@@ -5,7 +5,7 @@ A seed stands at the same height in the row of every arm, so that pairs can be f
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from results.render import FLAG, count
+from results.render import FLAG, found_of_expected
 from results.summary import found_values, summarise
 from results.units import unit_of
 
@@ -23,9 +23,12 @@ BAR, CONTROL_BAR, POINT = "#A6D5F0", "#CFCFCF", "#000000"
 MAX_COLUMNS = 3
 
 
-def draw(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None = None) -> Figure:
-    """Draw arms by metric; the control's bar is grey and its mean a dashed line. Arguments and errors as for `summarise`."""
-    summary = summarise(runs, metrics=metrics, control=control)
+def draw(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None = None, controls: Mapping[str, str] | None = None) -> Figure:
+    """Draw arms by metric; the control's bar is grey and its mean a dashed line, in the row of an arm with its own that one's.
+
+    Arguments and errors as for `summarise`.
+    """
+    summary = summarise(runs, metrics=metrics, control=control, controls=controls)
     num_columns = min(MAX_COLUMNS, len(metrics))
     num_rows = math.ceil(len(metrics) / num_columns)
     size_inch = (2.4 + 3.4 * num_columns, 0.3 + num_rows * (0.9 + 0.4 * len(summary)))
@@ -33,20 +36,24 @@ def draw(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None = No
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).flat)
     for panel, metric in zip(panels, metrics, strict=False):
-        _bars_and_points(panel, runs, summary, metric)
-        _labels(panel, summary, metric)
+        _bars_and_points(panel, runs, summary=summary, metric=metric)
+        _labels(panel, summary, metric=metric)
     for panel in panels[len(metrics) :]:
         panel.set_visible(False)
+    has_own = any(other not in ("", control) for other in summary["compared_with"])
     dashed = "; dashed: the control's mean" if control is not None else ""
+    dashed += "; within a row: that of the arm's own control" if has_own else ""
     figure.supxlabel(f"bar: mean over seeds; points: seeds{dashed}; (found/expected){FLAG}: runs are missing", fontsize=8)
     return figure
 
 
-def figure_files(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None = None) -> dict[str, bytes]:
+def figure_files(
+    runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None = None, controls: Mapping[str, str] | None = None
+) -> dict[str, bytes]:
     """{"summary.png": ..., "summary.pdf": ...}, for `results.write.write_files`; equal runs give equal bytes."""
     files = {}
     with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: journals refuse matplotlib's default, Type 3
-        figure = draw(runs, metrics=metrics, control=control)
+        figure = draw(runs, metrics=metrics, control=control, controls=controls)
         for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
@@ -54,20 +61,24 @@ def figure_files(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | N
     return files
 
 
-def _bars_and_points(panel: Axes, runs: pd.DataFrame, summary: pd.DataFrame, metric: str) -> None:
+def _bars_and_points(panel: Axes, runs: pd.DataFrame, *, summary: pd.DataFrame, metric: str) -> None:
     height_of = _heights(runs)
+    mean_of = dict(zip(summary["arm"], summary[f"{metric}.mean"], strict=True))
+    control = next(iter(summary.loc[summary["control"], "arm"]), "")
     for row_y, row in enumerate(summary.to_dict("records")):
         mean, found, expected = (row[f"{metric}.{name}"] for name in ("mean", "n_found", "n_expected"))
         panel.barh(row_y, mean, height=0.7, color=CONTROL_BAR if row["control"] else BAR)
         if row["control"]:
             panel.axvline(mean, color=POINT, linestyle="--", linewidth=0.8)
+        elif row["compared_with"] not in ("", control):
+            panel.vlines(mean_of[row["compared_with"]], row_y - 0.35, row_y + 0.35, color=POINT, linestyle="--", linewidth=0.8)
         for seed, value in found_values(runs, arm=row["arm"], metric=metric).items():
             panel.plot(value, row_y + height_of[seed], "o", color=POINT, markersize=4.5, markeredgecolor="white", markeredgewidth=0.6)
         if found < expected:
-            panel.text(1.01, row_y, count(found, expected), transform=panel.get_yaxis_transform(), va="center", fontsize=8)
+            panel.text(1.01, row_y, found_of_expected(found, expected), transform=panel.get_yaxis_transform(), va="center", fontsize=8)
 
 
-def _labels(panel: Axes, summary: pd.DataFrame, metric: str) -> None:
+def _labels(panel: Axes, summary: pd.DataFrame, *, metric: str) -> None:
     names = [f"{arm} (control)" if is_control else arm for arm, is_control in zip(summary["arm"], summary["control"], strict=True)]
     panel.set_yticks(range(len(names)), names, parse_math=False)
     panel.set_ylim(len(names) - 0.5, -0.5)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from results.statistics import RESAMPLES
+from results.statistics import NUM_RESAMPLES
 from results.summary import metrics_of
 from results.units import unit_of
 
@@ -45,12 +45,13 @@ def number(value: float, *, sign: str = "") -> str:
     """Three decimals; three digits from 1000 on; "n/a" for NaN. `sign="+"` writes the plus too; there is no -0.000."""
     if not isfinite(value):
         return "n/a"
-    return format(value, f"{sign}z.3f") if abs(value) < 1000 else format(value, f"{sign}.3g")
+    # By what is written: 999.9996 with three decimals would be 1000.000.
+    return format(value, f"{sign}z.3f") if abs(round(value, 3)) < 1000 else format(value, f"{sign}.3g")
 
 
 def seconds(value: float) -> str:
     """One decimal, none from 100 on; "n/a" for NaN."""
-    return format(value, ".1f" if value < 100 else ".0f") if isfinite(value) else "n/a"
+    return format(value, ".1f" if round(value, 1) < 100 else ".0f") if isfinite(value) else "n/a"
 
 
 def interval(low: float, high: float) -> str:
@@ -58,7 +59,7 @@ def interval(low: float, high: float) -> str:
     return f"[{number(low, sign='+')}, {number(high, sign='+')}]" if isfinite(low) else ""
 
 
-def count(found: int, expected: int) -> str:
+def found_of_expected(found: int, expected: int) -> str:
     """'(3/3)', flagged if fewer were found than expected: '(2/3)!'."""
     return f"({found}/{expected})" + (FLAG if found < expected else "")
 
@@ -67,7 +68,7 @@ def value_cell(row: Any, metric: str) -> Cell:
     """('0.853 +- 0.012', '(3/3)'), with a real plus-minus sign and without sd for a single seed."""
     mean, sd = row[f"{metric}.mean"], row[f"{metric}.sd"]
     text = f"{number(mean)} {PLUS_MINUS} {number(sd)}" if isfinite(sd) else number(mean)
-    return text, count(row[f"{metric}.n_found"], row[f"{metric}.n_expected"])
+    return text, found_of_expected(row[f"{metric}.n_found"], row[f"{metric}.n_expected"])
 
 
 def difference_cell(row: Any, metric: str) -> Cell:
@@ -80,7 +81,7 @@ def difference_cell(row: Any, metric: str) -> Cell:
     above = f"{number(row[f'{metric}.difference'], sign='+')} {interval(row[f'{metric}.low'], row[f'{metric}.high'])}"
     t_interval = interval(row[f"{metric}.t_low"], row[f"{metric}.t_high"])
     below = f"t {t_interval}" if t_interval else "no interval"
-    return above.strip(), f"{count(pairs, expected)} {below}" if pairs < expected else below
+    return above.strip(), f"{found_of_expected(pairs, expected)} {below}" if pairs < expected else below
 
 
 # ---- layout and caption
@@ -116,8 +117,8 @@ def caption(summary: pd.DataFrame) -> list[str]:
     if comparisons := _comparisons(summary):
         lines.append(
             f"Difference: {'; '.join(comparisons)}, paired by seed, with its 95 % percentile bootstrap interval over seeds "
-            f"({RESAMPLES:,} resamples) and its 95 % t interval, the one to trust for few seeds; not corrected for multiple comparisons. "
-            "Where the t interval holds 0, no difference is detected at this n."
+            f"({NUM_RESAMPLES:,} resamples) and its 95 % t interval, the one to trust for few seeds; not corrected for multiple "
+            "comparisons. Where the t interval holds 0, no difference is detected at this n."
         )
     if "cost_s" in summary.columns:
         lines.append("Time: all steps that a run needed, those shared with other runs counted in full; mean over runs.")

@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 from pipeline.core.randomness import generator
 
 CONFIDENCE = 0.95
-RESAMPLES = 10_000
+NUM_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Difference:
 
 
 def paired_difference(
-    values: Mapping[int, float], control: Mapping[int, float], *, resamples: int = RESAMPLES, seed: int = 0
+    values: Mapping[int, float], control: Mapping[int, float], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> Difference:
     """Mean of values - control over the seeds that both have, with a percentile bootstrap and a t interval.
 
@@ -41,7 +41,7 @@ def paired_difference(
     Args:
         values: {seed: metric} of one arm.
         control: {seed: metric} of the arm to compare with. A pair with a value that is not finite is left out.
-        resamples: bootstrap resamples.
+        num_resamples: bootstrap resamples.
         seed: of the resampling; equal N gives equal resamples, so that arms of a table stay comparable.
 
     Returns:
@@ -56,7 +56,7 @@ def paired_difference(
     if num == 1:
         return Difference(mean=mean, num_pairs=1)
     tail = (1 - CONFIDENCE) / 2
-    drawn_RN = generator(seed, "bootstrap").integers(num, size=(resamples, num))
+    drawn_RN = generator(seed, "bootstrap").integers(num, size=(num_resamples, num))
     low, high = np.quantile(difference_N[drawn_RN].mean(axis=1), [tail, 1 - tail])
     half_width = stdtrit(num - 1, 1 - tail) * difference_N.std(ddof=1) / sqrt(num)
     return Difference(

@@ -11,6 +11,8 @@ done), and for each metric:
     .low .high             its 95 % bootstrap interval
     .t_low .t_high         its 95 % t interval
     .num_pairs             seeds that both have
+
+N = seeds found
 """
 
 from collections.abc import Mapping, Sequence

@@ -23,7 +23,7 @@ from results.summary import incomplete_runs, metrics_of
 from results.units import unit_of
 
 
-def write_results(folder: Path, runs: pd.DataFrame, summary: pd.DataFrame, meta: Mapping[str, str]) -> list[Path]:
+def write_results(folder: Path, runs: pd.DataFrame, *, summary: pd.DataFrame, meta: Mapping[str, str]) -> list[Path]:
     """Write all tables into a folder, which is made if needed, and give their paths.
 
     Args:
@@ -36,10 +36,10 @@ def write_results(folder: Path, runs: pd.DataFrame, summary: pd.DataFrame, meta:
     Raises:
         OSError: the disk is full or read-only; files not yet reached are left as they were.
     """
-    return write_files(folder, result_files(runs, summary, meta))
+    return write_files(folder, result_files(runs, summary, meta=meta))
 
 
-def result_files(runs: pd.DataFrame, summary: pd.DataFrame, meta: Mapping[str, str]) -> dict[str, bytes]:
+def result_files(runs: pd.DataFrame, summary: pd.DataFrame, *, meta: Mapping[str, str]) -> dict[str, bytes]:
     """{file name: content} of all tables; arguments as for `write_results`."""
     about = "; ".join(f"{name}: {text}" for name, text in meta.items())
     notes = [*incomplete_runs(runs), *([f"{about}."] if about else [])]

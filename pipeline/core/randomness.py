@@ -2,6 +2,8 @@
 
 A stream is named by (seed, purpose, counters), the counters being round, epoch and the like, so that a resumed run and
 any number of ranks draw the same numbers.
+
+B = samples of a batch, N = numbers drawn for each
 """
 
 import hashlib

@@ -32,15 +32,17 @@ INDEX = pa.schema(
 )
 """What `prepare` writes: one row a sample."""
 
+ATTRIBUTION_UNIT = "logits; gradient and saliency: logits a unit of the normalised input; random: none"
+
 ATTRIBUTED = pa.schema(
     [
         SAMPLE_ID,
         _field("target", pa.int32(), "class index that was attributed"),
         _field("prediction", pa.int32(), "class index"),
         _field("loss", pa.float32(), "nats"),
-        _field("sum", pa.float32(), "logits"),
-        _field("min", pa.float32(), "logits"),
-        _field("max", pa.float32(), "logits"),
+        _field("sum", pa.float32(), ATTRIBUTION_UNIT),
+        _field("min", pa.float32(), ATTRIBUTION_UNIT),
+        _field("max", pa.float32(), ATTRIBUTION_UNIT),
         pa.field("completeness_gap", pa.float32(), metadata={"unit": "logits; null where the method promises no sum"}),
     ]
 )

@@ -5,6 +5,8 @@ pretrain, retrain: weights.safetensors, model.json, history.json, tensorboard/ (
 attribute: attributions.npy (float32, one row a row of the table), attributed.parquet (ATTRIBUTED)
 augment:   samples.npy (uint8), augmented.parquet (AUGMENTED), sources.npy (int64), augmentation.json
 evaluate:  predictions.parquet (PREDICTIONS), confusion.parquet (CONFUSION), metrics.json
+
+N = samples, A = made ones, M = their sources, C = channels, H, W = pixels, K = classes
 """
 
 import json
@@ -21,7 +23,7 @@ from pipeline.core.randomness import stream_key
 from pipeline.core.settings import parse, plain
 from pipeline.core.tables import AUGMENTED, INDEX, read_table
 from pipeline.methods.lazy import torch
-from pipeline.methods.models import Model
+from pipeline.methods.models import Model, ModelSettings
 from pipeline.methods.training.data import ImageSet
 from pipeline.methods.training.scalars import write_history
 
@@ -43,8 +45,12 @@ def read_array(path: Path) -> NDArray[Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Settings or figures, readable by people."""
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    """Settings or figures, readable by people.
+
+    Raises:
+        ValueError: a number is not finite, which is no JSON.
+    """
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ class Made:
 
     @cached_property
     def sources(self) -> NDArray[np.int64]:
-        """sample_id of each source, ascending; where nothing was made, of each sample that would have been one."""
+        """(M,) sample_id of each source, ascending; where nothing was made, of each sample that would have been one."""
         return np.load(self.folder / "sources.npy", allow_pickle=False)
 
     @cached_property
@@ -128,12 +134,12 @@ class Made:
 
     @property
     def labels(self) -> NDArray[np.int32]:
-        """Class of each image."""
+        """(A,) class of each image."""
         return self._table["label"].to_numpy()
 
     @property
     def rounds(self) -> NDArray[np.int32]:
-        """The round that last changed each image."""
+        """(A,) the round that last changed each image."""
         return self._table["round"].to_numpy()
 
     @property
@@ -142,8 +148,9 @@ class Made:
         return json.loads((self.folder / "augmentation.json").read_text())["mode"]
 
 
-def fresh_network(model: Model, prepared: Prepared, *, seed: int, device: str) -> "nn.Module":
+def fresh_network(model: ModelSettings, prepared: Prepared, *, seed: int, device: str) -> "nn.Module":
     """The network with initial weights that depend on the seed alone."""
+    # Of the 63 bits torch's generator on the CPU uses the low 32 only, which the hash mixes too.
     torch.manual_seed(stream_key(seed, "initial weights") % 2**63)
     return model.build(input_shape=prepared.facts.input_shape, num_classes=prepared.facts.num_classes).to(device)
 

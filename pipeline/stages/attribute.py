@@ -1,8 +1,10 @@
-"""attribute: choose the training samples that are worth it, and say what in each of them decided the model."""
+"""attribute: choose the training samples that are worth it, and say what in each of them decided the model.
+
+N = training samples, A = selected ones, B = batch, C = channels, H, W = pixels, K = classes
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,38 +13,41 @@ from pipeline.core.context import Context
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.step import Stage
 from pipeline.core.tables import ATTRIBUTED, write_table
-from pipeline.methods.attribution import Attribution, attribute, baseline_for
+from pipeline.methods.attribution import Attribution, Attributions, attribute, baseline_for
 from pipeline.methods.augmentation import Selection
+from pipeline.methods.inference import judged
 from pipeline.methods.lazy import torch
+from pipeline.methods.training.data import ImageSet
 from pipeline.stages.artifacts import Prepared, read_model
 from pipeline.stages.sharing import Columns, SharedArray, gather_columns
+
+
+class NonFiniteAttributionError(ArithmeticError):
+    """A sample's loss or attribution is infinite or not a number; the model, not the machine, has to change."""
 
 
 def run(
     seed: int, round: int, attribution: Attribution, selection: Selection, *, inputs: Mapping[str, Path], out: Path, context: Context
 ) -> None:
-    """Attribute the true class of the selected training samples, in the order of their ids."""
-    model = read_model(inputs["model"], device=context.device)
-    prepared = Prepared(inputs["prepare"])
+    """Attribute the true class of the selected training samples, in the order of their ids.
+
+    Raises:
+        NonFiniteAttributionError: a loss or an attribution is not finite; names the first sample.
+    """
+    model, prepared = read_model(inputs["model"], device=context.device), Prepared(inputs["prepare"])
     train = prepared.images("train")
 
     def judge(positions: NDArray[np.int64]) -> Columns:
-        x_BCHW, target_B = train.batch(positions, device=context.device)
-        with torch.no_grad():
-            logits_BK = model(x_BCHW).float()
-        loss_B = torch.nn.functional.cross_entropy(logits_BK, target_B, reduction="none")
+        logits_BK, loss_B = judged(model, *train.batch(positions, device=context.device), dtype=torch.float32)
         return {"loss": loss_B.cpu().numpy(), "prediction": logits_BK.argmax(1).int().cpu().numpy()}
 
-    judged = gather_columns(len(train), context, name="judge", work=judge)
-    chosen = selection(
-        loss_N=judged["loss"],
-        prediction_N=judged["prediction"],
-        label_N=train.labels_N,
-        sample_ids_N=train.sample_ids_N,
-        seed=seed,
-        round=round,
+    judged_N = gather_columns(len(train), context, name="judge", work=judge)
+    _refuse_non_finite(judged_N, train)
+    labels_N, ids_N = train.labels_N, train.sample_ids_N
+    chosen_A = selection(
+        loss_N=judged_N["loss"], prediction_N=judged_N["prediction"], label_N=labels_N, sample_ids_N=ids_N, seed=seed, round=round
     )
-    selected = train.take(chosen)
+    selected = train.take(chosen_A)
     baseline_CHW = baseline_for(attribution, mean_C=prepared.facts.mean_C, std_C=prepared.facts.std_C)
     if baseline_CHW is not None:
         baseline_CHW = baseline_CHW.expand(train.image_shape).to(context.device)
@@ -53,35 +58,47 @@ def run(
         streams = SampleStreams(sample_ids_B=selected.sample_ids_N[positions], seed=seed, purpose="attribution", counters=(round,))
         found = attribute(attribution, model, x_BCHW, target_B, streams=streams, baseline_CHW=baseline_CHW)
         array.rows[positions - array.span.start] = found.phi_BCHW.float().cpu().numpy()
-        gap_B = found.completeness_gap_B
-        return {
-            "sum": found.sum_B.cpu().numpy(),
-            "min": found.min_B.cpu().numpy(),
-            "max": found.max_B.cpu().numpy(),
-            "completeness_gap": np.full(len(positions), np.nan) if gap_B is None else gap_B.cpu().numpy(),
-        }
+        return _columns(found)
 
-    explained = gather_columns(len(selected), context, name="explain", work=explain, array=array)
+    explained_A = gather_columns(len(selected), context, name="explain", work=explain, array=array)
     array.close()
+    _refuse_non_finite(explained_A, selected)
     if context.ranks.is_first:
-        _write(out, judged, explained, chosen, selected.sample_ids_N, selected.labels_N)
+        _write(out, selected, columns=explained_A | {name: column_N[chosen_A] for name, column_N in judged_N.items()})
     context.metrics["num_attributed"] = len(selected)
 
 
-def _write(out: Path, judged: Columns, explained: Columns, chosen: NDArray[np.int64], ids: NDArray[Any], labels: NDArray[Any]) -> None:
+def _columns(found: Attributions) -> Columns:
+    """Without a completeness gap where the method promises no sum."""
+    columns = {"sum": found.sum_B, "min": found.min_B, "max": found.max_B, "completeness_gap": found.completeness_gap_B}
+    return {name: value_B.cpu().numpy() for name, value_B in columns.items() if value_B is not None}
+
+
+def _refuse_non_finite(columns: Columns, samples: ImageSet) -> None:
+    # On the columns of all ranks, so that all raise the same. Of an attribution with one such value the sum is none either.
+    for name, column in columns.items():
+        if not (finite := np.isfinite(column)).all():
+            first = np.argmin(finite)
+            raise NonFiniteAttributionError(
+                f"{name} of {np.sum(~finite)} of {len(column)} training samples is not finite, the first sample_id "
+                f"{samples.sample_ids_N[first]} ({column[first]}); its training diverged: set learning_rate lower"
+            )
+
+
+def _write(out: Path, selected: ImageSet, *, columns: Columns) -> None:
     import pyarrow as pa
 
-    floats = {name: explained.get(name, np.empty(0)).astype(np.float32) for name in ("sum", "min", "max")}
-    gap = pa.array(explained.get("completeness_gap", np.empty(0)).astype(np.float32), from_pandas=True)  # NaN becomes null.
-    columns = {
-        "sample_id": ids,
-        "target": labels,
-        "prediction": judged["prediction"][chosen],
-        "loss": judged["loss"][chosen],
+    floats = {name: columns.get(name, np.empty(0)).astype(np.float32) for name in ("sum", "min", "max")}
+    gap = columns.get("completeness_gap")
+    written = {
+        "sample_id": selected.sample_ids_N,
+        "target": selected.labels_N,
+        "prediction": columns["prediction"],
+        "loss": columns["loss"],
         **floats,
-        "completeness_gap": gap,
+        "completeness_gap": pa.nulls(len(selected), pa.float32()) if gap is None else gap.astype(np.float32),
     }
-    write_table(out / "attributed.parquet", columns, ATTRIBUTED)
+    write_table(out / "attributed.parquet", written, ATTRIBUTED)
 
 
-STAGE = Stage(name="attribute", needs=("prepare", "model"), run=run)
+STAGE = Stage(name="attribute", needs=("prepare", "model"), run=run, version=2)

@@ -1,9 +1,12 @@
-"""augment: new training samples, made by changing what the attributions point at."""
+"""augment: new training samples, made by changing what the attributions point at.
+
+N = attributed samples, M = samples of which one is to be made, A = those made, B = batch, C = channels, H, W = pixels
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +17,7 @@ from pipeline.core.step import Stage
 from pipeline.core.tables import ATTRIBUTED, AUGMENTED, read_table, write_table
 from pipeline.methods.augmentation import Augmentation, Changer, NoAugmentation, SameCompute
 from pipeline.methods.lazy import torch
-from pipeline.stages.artifacts import Made, Prepared, read_array, write_json
+from pipeline.stages.artifacts import Made, Prepared, read_array, write_array, write_json
 from pipeline.stages.sharing import Columns, SharedArray, gather_columns
 
 
@@ -24,74 +27,88 @@ def run(seed: int, round: int, augmentation: Augmentation, *, inputs: Mapping[st
     Made from the plain images again, a sample would get back what an earlier round took from it, which the model by now no
     longer looks at, and so is not taken a second time. `same_compute` makes nothing, and only says of how many samples the
     others would have made one.
+
+    Raises:
+        ValueError: the attributions do not fit the samples, or are not finite.
     """
     assert not isinstance(augmentation, NoAugmentation), "a run without augmentation has no augment step"
     prepared = Prepared(inputs["prepare"])
     chosen_N = read_table(inputs["attribute"] / "attributed.parquet", ATTRIBUTED)["sample_id"].to_numpy()
-    earlier = Made(inputs["augment"]) if "augment" in inputs else None
-    sources_M = chosen_N if earlier is None else np.union1d(chosen_N, earlier.sources)
-    made_columns: Columns = {"num_changed": np.empty(0, dtype=np.int64)}
-    num_made = 0 if isinstance(augmentation, SameCompute) else len(sources_M)
+    sources = _Sources(chosen_N=chosen_N, earlier=Made(inputs["augment"]) if "augment" in inputs else None)
+    changer = None if isinstance(augmentation, SameCompute) else augmentation
+    num_made = 0 if changer is None else len(sources.ids)
     made = SharedArray(out / "samples.npy", shape=(num_made, *prepared.facts.input_shape), dtype=np.uint8, context=context)
-    if not isinstance(augmentation, SameCompute):
-        maker = _Maker(augmentation, read_array(inputs["prepare"] / "samples.npy"), chosen_N, sources_M, earlier, device=context.device)
-        phi = read_array(inputs["attribute"] / "attributions.npy")
+    columns: Columns = {"num_changed": np.empty(0, dtype=np.int64)}
+    if changer is not None:
+        plain, phi = read_array(inputs["prepare"] / "samples.npy"), read_array(inputs["attribute"] / "attributions.npy")
+        maker = _Maker(changer=changer, plain=plain, phi=phi, sources=sources, device=context.device)
 
         def make(positions: NDArray[np.int64]) -> Columns:
-            streams = SampleStreams(sample_ids_B=sources_M[positions], seed=seed, purpose="augmentation", counters=(round,))
-            images_BCHW, num_changed_B = maker.make(positions, phi, streams)
-            made.rows[positions - made.span.start] = images_BCHW
+            streams = SampleStreams(sample_ids_B=sources.ids[positions], seed=seed, purpose="augmentation", counters=(round,))
+            made.rows[positions - made.span.start], num_changed_B = maker.make(positions, streams=streams)
             return {"num_changed": num_changed_B}
 
-        made_columns |= gather_columns(num_made, context, name="make", work=make, array=made)
+        columns |= gather_columns(num_made, context, name="make", work=make, array=made)
     made.close()
     if context.ranks.is_first:
-        round_M = np.full(len(sources_M), round)
-        if earlier is not None and num_made:
-            kept_M = ~np.isin(sources_M, chosen_N)
-            round_M[kept_M] = earlier.rounds[np.searchsorted(earlier.sources, sources_M[kept_M])]
-        columns = {
-            "sample_id": np.arange(num_made),
-            "label": prepared.index["label"][sources_M][:num_made],
-            "source_sample_id": sources_M[:num_made],
-            "round": round_M[:num_made],
-            "rule": [augmentation.rule] * num_made,
-            "num_changed": made_columns["num_changed"],
-        }
+        about = {"label": prepared.index["label"][sources.ids], "source_sample_id": sources.ids, "round": sources.rounds(round)}
+        columns |= {name: column_M[:num_made] for name, column_M in about.items()}
+        columns |= {"sample_id": np.arange(num_made), "rule": np.full(num_made, augmentation.rule)}
         write_table(out / "augmented.parquet", columns, AUGMENTED)
-        np.save(out / "sources.npy", sources_M, allow_pickle=False)
-        write_json(out / "augmentation.json", {"mode": augmentation.mode, "num_sources": len(sources_M), "num_made": num_made})
+        write_array(out / "sources.npy", sources.ids)
+        write_json(out / "augmentation.json", {"mode": augmentation.mode})
     context.metrics["num_made"] = num_made
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class _Sources:
+    """The samples of which one is to be made: those of this round, and those of earlier ones."""
+
+    chosen_N: NDArray[np.int64]
+    """Samples to change in this round, ascending; row i of the attributions is of chosen_N[i]."""
+    earlier: Made | None
+
+    @cached_property
+    def ids(self) -> NDArray[np.int64]:
+        """(M,) sample_id of each, ascending."""
+        return self.chosen_N if self.earlier is None else np.union1d(self.chosen_N, self.earlier.sources)
+
+    def rounds(self, round: int) -> NDArray[np.int64]:
+        """(M,) the round that last changed each: this one, or that of the earlier image."""
+        round_M = np.full(len(self.ids), round)
+        if self.earlier is not None and len(self.earlier.images):
+            kept_M = ~np.isin(self.ids, self.chosen_N)
+            round_M[kept_M] = self.earlier.rounds[np.searchsorted(self.earlier.sources, self.ids[kept_M])]
+        return round_M
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Maker:
     """Makes images: from an earlier round's where there is one, else from the plain one."""
 
     changer: Changer
     plain: NDArray[np.uint8]
     """All samples, (rows, C, H, W)."""
-    chosen_N: NDArray[np.int64]
-    """Samples to change in this round, ascending; row i of the attributions is of chosen_N[i]."""
-    sources_M: NDArray[np.int64]
-    """Samples to make one of, ascending."""
-    earlier: Made | None
-    device: str = "cpu"
+    phi: NDArray[np.float32]
+    """(N, C, H, W) attributions of `sources.chosen_N`."""
+    sources: _Sources
+    device: str
 
-    def make(self, positions: NDArray[np.int64], phi: NDArray[Any], streams: SampleStreams) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """(B, C, H, W) images of sources_M[positions], and in how many pixels each differs from the plain one."""
-        sources_B = self.sources_M[positions]
-        plain_BCHW = self.plain[sources_B]
+    def make(self, positions: NDArray[np.int64], *, streams: SampleStreams) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """(B, C, H, W) images of sources.ids[positions], and in how many pixels each differs from the plain one."""
+        ids_B, chosen_N, earlier = self.sources.ids[positions], self.sources.chosen_N, self.sources.earlier
+        plain_BCHW = self.plain[ids_B]
         images_BCHW = plain_BCHW.copy()
-        if self.earlier is not None:
-            had_B = np.isin(sources_B, self.earlier.sources)
-            images_BCHW[had_B] = self.earlier.images[np.searchsorted(self.earlier.sources, sources_B[had_B])]
-        new = np.flatnonzero(np.isin(sources_B, self.chosen_N))
+        if earlier is not None:
+            had_B = np.isin(ids_B, earlier.sources)
+            images_BCHW[had_B] = earlier.images[np.searchsorted(earlier.sources, ids_B[had_B])]
+        new = np.flatnonzero(np.isin(ids_B, chosen_N))
         if len(new):
-            phi_BCHW = torch.from_numpy(np.array(phi[np.searchsorted(self.chosen_N, sources_B[new])])).to(self.device)
-            x_BCHW = torch.from_numpy(images_BCHW[new]).to(self.device)
-            images_BCHW[new] = self.changer(x_BCHW, phi_BCHW, streams=streams.at(new)).cpu().numpy()
+            phi_BCHW = np.array(self.phi[np.searchsorted(chosen_N, ids_B[new])])
+            changed_BHW = (images_BCHW[new] != plain_BCHW[new]).any(axis=1)
+            x_BCHW, phi_BCHW, changed_BHW = (torch.from_numpy(a).to(self.device) for a in (images_BCHW[new], phi_BCHW, changed_BHW))
+            images_BCHW[new] = self.changer(x_BCHW, phi_BCHW, streams=streams.at(new), changed_BHW=changed_BHW).cpu().numpy()
         return images_BCHW, (images_BCHW != plain_BCHW).any(axis=1).sum(axis=(1, 2))
 
 
-STAGE = Stage(name="augment", needs=("prepare", "attribute"), may_need=("augment",), run=run)
+STAGE = Stage(name="augment", needs=("prepare", "attribute"), may_need=("augment",), run=run, version=2)

@@ -1,4 +1,7 @@
-"""prepare: any data set becomes one index and one memory-mapped array; splits and folds are made here, once."""
+"""prepare: any data set becomes one index and one memory-mapped array; splits and folds are made here, once.
+
+N = samples, C = channels, V = values of a byte
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.core.context import Context
 from pipeline.core.step import Stage
 from pipeline.core.tables import INDEX, write_table
-from pipeline.methods.datasets import Dataset
+from pipeline.methods.datasets import Dataset, DatasetSettings, Samples
 from pipeline.methods.datasets.splits import stratified_folds
 from pipeline.stages.artifacts import DatasetFacts, write_array
 from pipeline.stages.sharing import check_stop, follow_first_rank
@@ -19,17 +22,18 @@ IMAGES_A_STOP_CHECK = 1000
 
 
 def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Context) -> None:
-    """Load the samples, divide the training part into folds, and hold fold `data.fold` out as split `validation`."""
+    """Load the samples, divide the training part into folds, and hold fold `data.fold` out as split `validation`.
+
+    Raises:
+        FileNotFoundError: files of the data set are missing.
+        ValueError: the settings ask for what the data do not have, or leave a split without images.
+    """
     if not context.ranks.is_first:
         follow_first_rank(context)
         return
     samples = data.load(context.data_root)
     check_stop(context, at="after loading the data set")
-    in_train = samples.splits_N == "train"
-    fold_N = np.full(len(in_train), -1, dtype=np.int32)
-    if data.folds > 1:
-        fold_N[in_train] = stratified_folds(samples.labels_N[in_train], folds=data.folds, seed=data.split_seed)
-    splits_N = np.where(in_train & (fold_N == data.fold), "validation", samples.splits_N)
+    splits_N, fold_N = splits_and_folds(data, samples)
     write_array(out / "samples.npy", samples.images_NCHW)
     check_stop(context, at="after writing the samples")
     columns = {
@@ -62,6 +66,26 @@ def _hashes(images_NCHW: NDArray[np.uint8], context: Context) -> list[str]:
     return hashes
 
 
+def splits_and_folds(data: DatasetSettings, samples: Samples) -> tuple[NDArray[np.str_], NDArray[np.int32]]:
+    """The split (N,) of each sample, and its fold (N,), -1 outside of the training part.
+
+    Raises:
+        ValueError: a split would have no image, or there are fewer training images than folds.
+    """
+    in_train_N = samples.splits_N == "train"
+    for split in ("train", *data.test_splits):
+        if not (samples.splits_N == split).any():
+            raise ValueError(
+                f"data: wanted an image or more in split {split!r}, got none of {len(samples)}; "
+                "set num_train, num_test or test_fraction so that it has some"
+            )
+    fold_N = np.full(len(samples), -1, dtype=np.int32)
+    if data.folds == 1:
+        return samples.splits_N, fold_N
+    fold_N[in_train_N] = stratified_folds(samples.labels_N[in_train_N], folds=data.folds, seed=data.split_seed)
+    return np.where(in_train_N & (fold_N == data.fold), "validation", samples.splits_N), fold_N
+
+
 def _statistics(images_NCHW: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of each channel in [0, 1], exact, from the counts of the 256 values."""
     counts_CV = np.stack([np.bincount(images_NCHW[:, c].ravel(), minlength=256) for c in range(images_NCHW.shape[1])])
@@ -72,4 +96,4 @@ def _statistics(images_NCHW: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ND
     return mean_C, np.maximum(std_C, 1.0 / 255.0)  # A constant channel must not be divided by zero.
 
 
-STAGE = Stage(name="prepare", needs=(), run=run)
+STAGE = Stage(name="prepare", needs=(), run=run, version=2)

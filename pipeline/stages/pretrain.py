@@ -18,9 +18,14 @@ def run(seed: int, model: Model, pretraining: Training, *, inputs: Mapping[str, 
     network = fresh_network(model, prepared, seed=seed, device=context.device)
     validation = prepared.images("validation") if "validation" in prepared.splits else None
     result = train(network, prepared.images("train"), pretraining, seed=seed, round=0, context=context, validation=validation)
-    context.metrics.update(samples_seen=result.samples_seen, num_steps=result.num_steps, final_loss=result.final_loss)
+    context.metrics.update(
+        samples_seen=result.samples_seen,
+        num_steps=result.num_steps,
+        num_skipped_steps=result.num_skipped_steps,
+        final_loss=result.final_loss,
+    )
     if context.ranks.is_first:
         write_model(out, network, settings=model, facts=prepared.facts, history=result.history)
 
 
-STAGE = Stage(name="pretrain", needs=("prepare",), provides="model", run=run)
+STAGE = Stage(name="pretrain", needs=("prepare",), provides="model", run=run, version=2)

@@ -26,14 +26,13 @@ def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: 
         network = fresh_network(model, prepared, seed=seed, device=context.device)
     else:
         network = read_model(inputs["model"], device=context.device)
-    data, extra_per_epoch, num_made = training_set(prepared, inputs["augment"])
+    data, num_extra, num_made = training_set(prepared, inputs["augment"])
     validation = prepared.images("validation") if "validation" in prepared.splits else None
-    result = train(
-        network, data, retraining, seed=seed, round=round, context=context, validation=validation, extra_per_epoch=extra_per_epoch
-    )
+    result = train(network, data, retraining, seed=seed, round=round, context=context, validation=validation, num_extra=num_extra)
     context.metrics.update(
         samples_seen=result.samples_seen,
         num_steps=result.num_steps,
+        num_skipped_steps=result.num_skipped_steps,
         final_loss=result.final_loss,
         num_made=num_made,
         made_samples_seen=num_made * result.epochs_run,
@@ -66,4 +65,4 @@ def training_set(prepared: Prepared, augment: Path) -> tuple[ImageSet, int, int]
     return together.take(np.argsort(together.sample_ids_N, kind="stable")), 0, len(images)
 
 
-STAGE = Stage(name="retrain", needs=("prepare", "model", "augment"), provides="model", run=run)
+STAGE = Stage(name="retrain", needs=("prepare", "model", "augment"), provides="model", run=run, version=2)

@@ -61,6 +61,14 @@ REFUSED = {
         "experiment: e\nbase: {data: {dataset: mnist_small, folds: 1}, pretraining: {early_stop_epochs: 1}}",
         "early_stop_epochs needs validation data, but data.folds is 1; set data.folds",
     ),
+    "a control whose steps would depend on its own model": (
+        "experiment: e\nbase: {augmentation: {rule: same_compute}, rounds: 2}",
+        r"same_compute .* with rule worst from round 2 on \(rounds: 2\) .*; set augmentation\.mode to replace, selection to all or",
+    ),
+    "a control whose steps early stopping decides": (
+        "experiment: e\nbase: {augmentation: {rule: same_compute}, retraining: {early_stop_epochs: 2}}",
+        r"same_compute .*retraining\.early_stop_epochs \(2\) ends at another step; leave early_stop_epochs out",
+    ),
     "no name": ("base: {}", r"e\.yaml\.experiment: Field required"),
     "a name that is no file name": ("experiment: a/b", r"experiment: .*pattern"),
     "a name that leads out of the store": ("experiment: ..", r"experiment: .*pattern"),
@@ -140,7 +148,18 @@ REFUSED = {
         r"table\.metrics: wanted <split>\.<metric>, got 'test\.accuracy' \(valid: nll\)",
     ),
     "a metric without its split": ("experiment: e\ntable: {metrics: [accuracy]}", r"wanted <split>\.<metric>, got 'accuracy'"),
-    "a table by an unknown setting": ("experiment: e\ntable: {by: [data.bse]}", r"table\.by: arm 'base' has no 'data\.bse'"),
+    "a table by an unknown setting": (
+        "experiment: e\ntable: {by: [data.bse]}",
+        r"table\.by: wanted a setting that decides every run, got 'data\.bse' \(nearest: data",
+    ),
+    "a table by a setting that not every run reads": (
+        "experiment: e\nsweep: {list: [{arm: a}, {arm: b, augmentation: {rule: replace_top}}]}\ntable: {by: [attribution]}",
+        r"table\.by: wanted a setting that decides every run, got 'attribution' \(.*valid: .*data, .*rounds, seed",
+    ),
+    "a table by rounds of runs without any": (
+        "experiment: e\nsweep: {rounds: [1, 2], list: [{arm: a}]}\ntable: {by: [rounds]}",
+        "arm 'a' has seed 0 twice in one table",
+    ),
 }
 
 
@@ -238,12 +257,13 @@ def test_a_list_gives_one_combination_an_entry_and_names_its_arm(load):
 
 
 def test_an_arm_without_a_name_is_called_by_what_is_swept_but_not_by_its_seed(load):
-    experiment = load("experiment: e\nsweep: {rounds: [1, 2], augmentation: [{rule: none}, {rule: same_compute}], seed: [0]}")
+    experiment = load("experiment: e\nsweep: {rounds: [1, 2], augmentation: [{rule: none}, {rule: replace_top}], seed: [0]}")
+    replace_top = "augmentation=replace_top, augmentation.fraction=0.1, augmentation.value=mean, augmentation.mode=append"
     assert [run.arm for run in experiment.runs] == [
         "augmentation=none, rounds=1",
-        "augmentation=same_compute, augmentation.mode=append, rounds=1",
+        f"{replace_top}, rounds=1",
         "augmentation=none, rounds=2",
-        "augmentation=same_compute, augmentation.mode=append, rounds=2",
+        f"{replace_top}, rounds=2",
     ]
 
 
@@ -273,6 +293,21 @@ def test_where_the_choice_changes_only_the_fields_that_the_new_one_has_stay(load
 def test_where_the_choice_changes_a_misspelt_field_of_the_base_is_refused_all_the_same(load):
     with pytest.raises(SettingsError, match="unknown field 'fracton'"):
         load(base={"augmentation": {"rule": "replace_top", "fracton": 0.3}}, sweep={"augmentation": [{"rule": "none"}]})
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        {"rounds": 1},
+        {"augmentation": {"rule": "same_compute", "mode": "replace"}},
+        {"selection": {"rule": "all"}},
+        {"selection": {"rule": "fraction"}},
+    ],
+    ids=str,
+)
+def test_a_control_whose_steps_are_those_of_the_arm_it_is_held_against_may_have_rounds(load, control):
+    base = {"rounds": 2, "augmentation": {"rule": "same_compute"}} | control
+    assert len(load(base=base).runs) == 1
 
 
 @pytest.mark.parametrize("field", ["data.base", "data"])
@@ -345,6 +380,12 @@ def test_an_arm_whose_own_control_is_left_out_is_not_held_against_another(load):
     arms = [{"arm": "plain"}, {"arm": "twice", "rounds": 2}, {"arm": "top", "rounds": 3, "control": "twice"}]
     kept = load(sweep={"list": arms}, table={"control": "plain"}).only([0, 2])
     assert (kept.file.table.control, [(run.arm, run.control) for run in kept.runs]) == ("plain", [("plain", None), ("top", "twice")])
+
+
+def test_a_table_may_be_divided_by_what_every_run_has_a_list_too(load):
+    sweep = {"rounds": [1, 2], "model.channels": [[4, 8], [8, 8]], "list": [{"arm": "top", "augmentation": {"rule": "replace_top"}}]}
+    base = {"model": {"model": "small_cnn"}}
+    assert len(load(base=base, sweep=sweep, table={"by": ["rounds", "model.channels"]}).runs) == 4
 
 
 @pytest.mark.parametrize("column", ["test.nll", "test_clean.nll", "validation.nll"])

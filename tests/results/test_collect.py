@@ -60,6 +60,19 @@ def test_a_row_names_the_commits_that_computed_it(plan, store):
     assert runs.loc["late", "state"] == "missing: evaluate/03"
 
 
+def test_a_row_has_the_rounds_of_its_run_and_a_table_may_be_divided_by_them(plan, store, tmp_path):
+    late = PlannedStep(
+        stage="evaluate", round=2, key="03", own={}, settings={"seed": 0, "round": 2}, inputs={}, resource_class="e", array="e", index=3
+    )
+    identity = plan.facts["identity"] | {"table": {"control": None, "metrics": ["test.accuracy"], "by": ["rounds"]}}
+    divided = Plan(tmp_path, (*plan.steps[:-1], late), plan.facts | {"identity": identity})
+    runs = collect_runs(divided, store)
+    assert runs["rounds"].tolist() == [0, 0, 0, 2]
+    assert "round" not in runs
+    write_tables(divided, store, runs)
+    assert pd.read_parquet(tmp_path / "results/e/rounds=2/summary.parquet")["arm"].tolist() == ["late"]
+
+
 def test_the_tables_name_each_commit_once_and_not_that_of_the_plan(plan, store, tmp_path):
     write_tables(plan, store, collect_runs(plan, store))
     meta = json.loads(pq.read_schema(tmp_path / "results/e/summary.parquet").metadata[b"attrain"])

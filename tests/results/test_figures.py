@@ -43,6 +43,15 @@ def test_the_first_arm_is_on_top_and_the_control_is_named():
     assert panel.yaxis_inverted()
 
 
+def test_an_arm_with_its_own_control_has_the_mean_of_that_one_in_its_row():
+    appended = runs().assign(arm=["same, appended", "same, appended", "top, appended", "top, appended"])
+    given = pd.concat([runs(), appended.assign(**{"test.accuracy": [0.5, 0.7, 0.9, 0.8]})])
+    figure = draw(given, metrics=["test.accuracy"], control="none", controls={"top, appended": "same, appended"})
+    (lines,) = figure.axes[0].collections
+    assert lines.get_segments()[0].tolist() == [[pytest.approx(0.6), pytest.approx(2.65)], [pytest.approx(0.6), pytest.approx(3.35)]]
+    assert "dashed: the control's mean; within a row: that of the arm's own control" in figure.get_supxlabel()
+
+
 @pytest.mark.parametrize("num_metrics", [1, 3, 4])
 def test_each_metric_has_one_visible_panel(num_metrics):
     given = runs().assign(**{f"m{i}": 1.0 for i in range(num_metrics)})

@@ -38,6 +38,9 @@ def row(*, control: bool = False, **said: float) -> dict[str, object]:
         (-0.0001, "+", "+0.000"),
         (-1.5, "", "-1.500"),
         (12345.6, "", "1.23e+04"),
+        (999.9994, "", "999.999"),
+        (999.9996, "", "1e+03"),
+        (-999.9996, "+", "-1e+03"),
         (nan, "", "n/a"),
     ],
 )
@@ -46,7 +49,7 @@ def test_numbers_have_three_decimals(value, sign, text):
 
 
 def test_seconds_have_one_decimal_while_they_are_few():
-    assert [seconds(value) for value in (3.14, 314.15, nan)] == ["3.1", "314", "n/a"]
+    assert [seconds(value) for value in (3.14, 99.96, 314.15, nan)] == ["3.1", "100", "314", "n/a"]
 
 
 def test_no_interval_is_no_text():

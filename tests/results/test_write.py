@@ -17,14 +17,14 @@ META = {"experiment": "quickstart", "commit": "1a2b3c4"}
 
 def test_all_tables_are_written_and_nothing_is_left_aside(sweep, tmp_path):
     summary = summarise(sweep, metrics=["test.accuracy"], control="none")
-    paths = write_results(tmp_path / "tables", sweep, summary, META)
+    paths = write_results(tmp_path / "tables", sweep, summary=summary, meta=META)
     assert paths == [tmp_path / "tables" / name for name in NAMES]
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(NAMES)
 
 
 def test_the_tables_hold_what_went_in(sweep, tmp_path):
     summary = summarise(sweep, metrics=["test.accuracy"], control="none", controls={"replace_top 0.01 append": "same compute"})
-    write_results(tmp_path, sweep, summary, META)
+    write_results(tmp_path, sweep, summary=summary, meta=META)
     wanted = sweep.assign(**{"model.channels": "[16,32]"})
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), wanted, check_dtype=False)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), wanted, check_dtype=False)
@@ -34,7 +34,7 @@ def test_the_tables_hold_what_went_in(sweep, tmp_path):
 
 
 def test_the_parquet_files_carry_units_and_what_they_are_of(sweep, tmp_path):
-    write_results(tmp_path, sweep, summarise(sweep, metrics=["test.nll"], control="none"), META)
+    write_results(tmp_path, sweep, summary=summarise(sweep, metrics=["test.nll"], control="none"), meta=META)
     schema = pq.read_schema(tmp_path / "summary.parquet")
     unit = {name: (schema.field(name).metadata or {}).get(b"unit") for name in schema.names}
     assert (unit["arm"], unit["cost_s"]) == (None, b"s")
@@ -47,7 +47,7 @@ def test_the_parquet_files_carry_units_and_what_they_are_of(sweep, tmp_path):
 
 
 def test_the_readable_tables_name_the_missing_run_and_the_experiment(sweep):
-    files = result_files(sweep, summarise(sweep, metrics=["test.nll"], control=None), META)
+    files = result_files(sweep, summarise(sweep, metrics=["test.nll"], control=None), meta=META)
     for name in ("summary.md", "summary.tex"):
         assert b"(missing: retrain/92ae5501c1d2a9b0)" in files[name]
         assert b"experiment: quickstart; commit: 1a2b3c4." in files[name]
@@ -55,7 +55,7 @@ def test_the_readable_tables_name_the_missing_run_and_the_experiment(sweep):
 
 def test_equal_rows_give_equal_bytes(sweep):
     def files() -> dict[str, bytes]:
-        return result_files(sweep, summarise(sweep, metrics=["test.accuracy"], control="none"), META)
+        return result_files(sweep, summarise(sweep, metrics=["test.accuracy"], control="none"), meta=META)
 
     assert files() == files()
 

@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load_file, save_file
 
 from jobs.experiment import Run, load_experiment
 from jobs.planning import make_plan
 from jobs.run import DONE, Task, run_task
+from pipeline.core.context import Context
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import Store
 from pipeline.core.tables import ATTRIBUTED, AUGMENTED, INDEX, PREDICTIONS, read_table
-from pipeline.stages import STAGES
+from pipeline.methods.attribution import Gradient, IntegratedGradients
+from pipeline.methods.augmentation import Worst
+from pipeline.stages import STAGES, attribute
 from pipeline.stages.artifacts import Prepared, read_array
 from pipeline.stages.retrain import training_set
 
@@ -99,9 +104,26 @@ def run_all(folder: Path, text: str) -> Finished:
     return Finished(plan, store, experiment.runs)
 
 
+FILES = {
+    ("prepare", 2): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
+    ("pretrain", 2): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
+    ("attribute", 2): ["attributed.parquet", "attributions.npy", "record.json"],
+    ("augment", 2): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
+    ("retrain", 2): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
+    ("evaluate", 2): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
+}
+"""(stage, version): names in its artifact. Where this changes the version has to: an older artifact would be found under the key."""
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Finished:
     return run_all(tmp_path_factory.mktemp("stages"), EXPERIMENT)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_the_files_of_an_artifact_are_those_of_its_stages_version(finished, stage):
+    folder = finished.folder("append", stage.name)
+    assert sorted(path.name for path in folder.iterdir()) == FILES[stage.name, stage.version]
 
 
 def test_every_sample_has_one_split_and_each_fold_its_share(finished):
@@ -233,8 +255,11 @@ def test_a_second_round_adds_to_what_the_first_one_did(finished):
         assert num_changed == (image != plain[source]).any(axis=0).sum()
         if source in first_of and source not in chosen[1]:
             np.testing.assert_array_equal(image, first_of[source])
-        if source in first_of and source in chosen[1]:  # At most a round's worth of pixels differs from the first round's image.
-            assert 0 < (image != first_of[source]).any(axis=0).sum() <= round(0.1 * 28 * 28)
+        if source in first_of and source in chosen[1]:
+            # At most a round's worth of pixels differs from the first round's image, and none that the first round had changed.
+            differs_HW = (image != first_of[source]).any(axis=0)
+            assert 0 < differs_HW.sum() <= round(0.1 * 28 * 28)
+            assert not (differs_HW & (first_of[source] != plain[source]).any(axis=0)).any()
 
 
 def test_in_mode_replace_an_arm_draws_its_samples_in_the_order_of_plain_training(finished):
@@ -248,8 +273,6 @@ def test_the_first_round_of_two_is_the_round_of_a_run_with_one(finished):
 
 
 def test_retraining_from_scratch_does_not_start_at_the_pretrained_weights(finished):
-    from safetensors.numpy import load_file
-
     weights = {arm: load_file(finished.folder(arm, "retrain") / "weights.safetensors") for arm in ("append", "from scratch")}
     assert any(not np.allclose(weights["append"][name], weights["from scratch"][name], atol=1e-3) for name in weights["append"])
 
@@ -276,6 +299,32 @@ def test_a_run_in_which_nothing_is_selected_ends_well(finished):
     assert len(columns["sample_id"]) == 0
     assert finished.metrics("nothing selected", "retrain")["num_made"] == 0
     assert 0 <= finished.metrics("nothing selected", "evaluate")["test.accuracy"] <= 1
+
+
+def test_a_gap_is_missing_just_where_the_method_promises_no_sum(finished, tmp_path):
+    table = read_table(finished.folder("append", "attribute") / "attributed.parquet", ATTRIBUTED)
+    assert table["completeness_gap"].null_count == NUM_WORST
+    inputs = {stage: finished.folder("append", stage) for stage in ("prepare", "pretrain")}
+    inputs["model"] = inputs.pop("pretrain")
+    attribute.run(0, 1, IntegratedGradients(num_steps=2), Worst(), inputs=inputs, out=tmp_path, context=Context())
+    assert read_table(tmp_path / "attributed.parquet", ATTRIBUTED)["completeness_gap"].null_count == 0
+
+
+@pytest.mark.parametrize("what", ["loss", "sum"])
+def test_what_is_not_finite_is_an_error_that_names_the_first_sample(finished, tmp_path, what, monkeypatch):
+    inputs = {"prepare": finished.folder("append", "prepare"), "model": tmp_path / "model"}
+    shutil.copytree(finished.folder("append", "pretrain"), inputs["model"])
+    weights = load_file(inputs["model"] / "weights.safetensors")
+    if what == "loss":
+        weights["layers.3.weight"][:] = np.inf
+        save_file(weights, inputs["model"] / "weights.safetensors")
+    else:
+        monkeypatch.setattr(Gradient, "__call__", lambda *_, **__: torch.full((NUM_WORST, 1, 28, 28), torch.nan))
+    ids = finished.prepared().images("train").sample_ids_N
+    if what == "sum":
+        ids = read_table(finished.folder("append", "attribute") / "attributed.parquet", ATTRIBUTED)["sample_id"].to_numpy()
+    with pytest.raises(attribute.NonFiniteAttributionError, match=rf"{what} of \d+ of {len(ids)} .*first sample_id {ids[0]} \(nan\)"):
+        attribute.run(0, 1, Gradient(), Worst(), inputs=inputs, out=tmp_path, context=Context())
 
 
 def test_every_sample_that_is_held_out_is_predicted_once(finished):

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
+from pipeline.methods.attribution.gradients import no_baseline
 from pipeline.methods.lazy import torch
 
 
@@ -17,11 +18,8 @@ class RandomControl(Settings):
     """Standard normal noise that depends on the sample's stream alone (a control as in Adebayo et al. 2018, arXiv:1810.03292)."""
 
     complete: ClassVar[bool] = False
+    baseline = no_baseline
     method: Literal["random"] = "random"
-
-    @property
-    def baseline(self) -> None:
-        """It compares an input with nothing."""
 
     def __call__(
         self,

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, Protocol
 from pipeline.core.randomness import SampleStreams
 from pipeline.methods.attribution.gradients import target_logit
 from pipeline.methods.attribution.path import baseline_like
+from pipeline.methods.inference import full_float32
 from pipeline.methods.lazy import torch
 
 
@@ -90,6 +91,10 @@ def _refuse_mixing(model: torch.nn.Module) -> None:
             )
 
 
+def _copy(buffer: torch.Tensor | None) -> torch.Tensor | None:
+    return None if buffer is None else buffer.detach().clone()
+
+
 @contextmanager
 def as_found(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """Lend the bare module in eval mode with frozen parameters, and leave everything as it was found, errors or not.
@@ -103,7 +108,8 @@ def as_found(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     _refuse_mixing(module)
     training = [(part, part.training) for part in module.modules()]
     trainable = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    # By module and name: forward may put another tensor in a buffer's place. The tensor itself comes back, for whoever else holds it.
+    buffers = [(part, name, buffer, _copy(buffer)) for part in module.modules() for name, buffer in part._buffers.items()]
     gpus = {parameter.device.index for parameter, _ in trainable if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(gpus)):
         try:
@@ -114,8 +120,8 @@ def as_found(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
             for parameter, flag in trainable:
                 parameter.requires_grad_(flag)
             with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+                for part, name, buffer, value in buffers:
+                    part._buffers[name] = buffer if buffer is None or value is None else buffer.copy_(value)
 
 
 def attribute(
@@ -134,10 +140,10 @@ def attribute(
     Raises:
         ValueError: an argument that the method needs is missing or of another length, or the model mixes samples.
     """
-    # Autocast would round the attributions to half precision.
-    with as_found(model) as module, torch.autocast(x_BCHW.device.type, enabled=False):
+    # Autocast would round the attributions to half precision, TF32 to 10 bits of mantissa.
+    with as_found(model) as module, torch.autocast(x_BCHW.device.type, enabled=False), full_float32():
         phi_BCHW = method(module, x_BCHW, target_B, streams=streams, baseline_CHW=baseline_CHW)
-        difference_B = _difference(module, x_BCHW, target_B, baseline_CHW) if method.complete else None
+        difference_B = _difference(module, x_BCHW, target_B, baseline_CHW=baseline_CHW) if method.complete else None
     phi_BF = phi_BCHW.flatten(1)
     sum_B = phi_BF.sum(1)
     return Attributions(
@@ -149,7 +155,7 @@ def attribute(
     )
 
 
-def _difference(model: torch.nn.Module, x_BCHW: torch.Tensor, target_B: torch.Tensor, baseline_CHW: torch.Tensor | None) -> torch.Tensor:
+def _difference(model: torch.nn.Module, x_BCHW: torch.Tensor, target_B: torch.Tensor, *, baseline_CHW: torch.Tensor | None) -> torch.Tensor:
     """(B,) f(x) - f(baseline) of the target logit."""
     with torch.no_grad():
         return target_logit(model, x_BCHW, target_B) - model(baseline_like(x_BCHW, baseline_CHW))[0, target_B]

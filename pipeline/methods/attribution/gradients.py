@@ -12,6 +12,11 @@ from pipeline.core.settings import Settings
 from pipeline.methods.lazy import torch
 
 
+@property
+def no_baseline(method: object) -> None:
+    """`Attributor.baseline` of a method that compares an input with nothing."""
+
+
 def target_logit(model: torch.nn.Module, x_BCHW: torch.Tensor, target_B: torch.Tensor) -> torch.Tensor:
     """(B,) logits of each sample's target class.
 
@@ -41,11 +46,8 @@ class Gradient(Settings):
     """Signed gradient of the target logit (Baehrens et al. 2010, arXiv:0912.1128)."""
 
     complete: ClassVar[bool] = False
+    baseline = no_baseline
     method: Literal["gradient"] = "gradient"
-
-    @property
-    def baseline(self) -> None:
-        """It compares an input with nothing."""
 
     def __call__(
         self,
@@ -64,11 +66,8 @@ class Saliency(Settings):
     """Size of the gradient of the target logit (Simonyan et al. 2013, arXiv:1312.6034)."""
 
     complete: ClassVar[bool] = False
+    baseline = no_baseline
     method: Literal["saliency"] = "saliency"
-
-    @property
-    def baseline(self) -> None:
-        """It compares an input with nothing."""
 
     def __call__(
         self,
@@ -87,11 +86,8 @@ class InputXGradient(Settings):
     """Input times gradient of the target logit (Shrikumar et al. 2016, arXiv:1605.01713); the input is the normalised one."""
 
     complete: ClassVar[bool] = False
+    baseline = no_baseline
     method: Literal["input_x_gradient"] = "input_x_gradient"
-
-    @property
-    def baseline(self) -> None:
-        """It compares an input with nothing."""
 
     def __call__(
         self,

@@ -21,13 +21,17 @@ PIXEL_DRAW, NOISE_DRAW = 0, 1
 class Changer(Protocol):
     """What a rule that makes samples is: settings that can be called."""
 
-    def __call__(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+    def __call__(
+        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Change the same number of pixels, all channels of each, in every image.
 
         Args:
             x_BCHW: images, uint8.
             phi_BCHW: their attributions, of the same shape.
             streams: one stream a sample, for rules and values that draw numbers.
+            changed_BHW: pixels that earlier rounds changed, which are neither ranked nor drawn again, so that every rule changes
+                equally many more in each round, as long as there are enough; None is no pixel.
 
         Returns:
             (B, C, H, W) new images, uint8; the given ones stay as they are.
@@ -41,7 +45,6 @@ class Changer(Protocol):
 class NoAugmentation(Settings):
     """Nothing is made and nothing is retrained: the pretrained model is what is evaluated."""
 
-    makes_samples: ClassVar[bool] = False
     needs_training: ClassVar[bool] = False
     rule: Literal["none"] = "none"
 
@@ -49,7 +52,6 @@ class NoAugmentation(Settings):
 class SameCompute(Settings):
     """The control that trains on plain samples for as many optimizer steps as a rule that makes samples would."""
 
-    makes_samples: ClassVar[bool] = False
     needs_training: ClassVar[bool] = True
     rule: Literal["same_compute"] = "same_compute"
     mode: Literal["append", "replace"] = "append"
@@ -59,7 +61,6 @@ class SameCompute(Settings):
 class Replace(Settings):
     """Fields that the rules below have in common; not a rule itself."""
 
-    makes_samples: ClassVar[bool] = True
     needs_training: ClassVar[bool] = True
     fraction: float = Field(default=0.1, gt=0, le=1)
     """Share of an image's pixels that are replaced, in (0, 1]; at least one pixel is."""
@@ -74,9 +75,11 @@ class ReplaceTop(Replace):
 
     rule: Literal["replace_top"] = "replace_top"
 
-    def __call__(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+    def __call__(
+        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The images without their strongest evidence. See `Changer`."""
-        return replaced(x_BCHW, pixel_scores(x_BCHW, phi_BCHW), fraction=self.fraction, value=self.value, streams=streams)
+        return replaced(x_BCHW, pixel_scores(x_BCHW, phi_BCHW), rule=self, streams=streams, changed_BHW=changed_BHW)
 
 
 class ReplaceBottom(Replace):
@@ -88,9 +91,11 @@ class ReplaceBottom(Replace):
 
     rule: Literal["replace_bottom"] = "replace_bottom"
 
-    def __call__(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+    def __call__(
+        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The images without their strongest counter-evidence. See `Changer`."""
-        return replaced(x_BCHW, -pixel_scores(x_BCHW, phi_BCHW), fraction=self.fraction, value=self.value, streams=streams)
+        return replaced(x_BCHW, -pixel_scores(x_BCHW, phi_BCHW), rule=self, streams=streams, changed_BHW=changed_BHW)
 
 
 class ReplaceRandom(Replace):
@@ -101,14 +106,16 @@ class ReplaceRandom(Replace):
     """Which pixels are drawn first: all alike, or those that the value would change, with noise all. Where most pixels have the
     value already, as black ones with zero, few of those drawn among all change, unlike the top ones."""
 
-    def __call__(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+    def __call__(
+        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The images without pixels that each sample's stream draws. See `Changer`."""
         check_images(x_BCHW)
         scores_BP = drawn(x_BCHW, x_BCHW.shape[2:].numel(), streams=streams, draw=PIXEL_DRAW)
         if self.among == "changed" and self.value != "noise":
             # Draws are below 1: any pixel that would change is before all others.
             scores_BP = scores_BP + (VALUES[self.value](x_BCHW, streams) != x_BCHW).any(1).flatten(1)
-        return replaced(x_BCHW, scores_BP, fraction=self.fraction, value=self.value, streams=streams)
+        return replaced(x_BCHW, scores_BP, rule=self, streams=streams, changed_BHW=changed_BHW)
 
 
 def pixel_scores(x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor) -> torch.Tensor:
@@ -145,19 +152,22 @@ def check_images(x_BCHW: torch.Tensor) -> None:
         raise ValueError(f"wanted images uint8 (B, C, H, W), got {x_BCHW.dtype} {tuple(x_BCHW.shape)}")
 
 
-def replaced(x_BCHW: torch.Tensor, scores_BP: torch.Tensor, *, fraction: float, value: str, streams: SampleStreams) -> torch.Tensor:
+def replaced(
+    x_BCHW: torch.Tensor, scores_BP: torch.Tensor, *, rule: Replace, streams: SampleStreams, changed_BHW: torch.Tensor | None
+) -> torch.Tensor:
     """(B, C, H, W) copy of the images in which the highest scored pixels are replaced; ties go to the lowest pixel index.
 
     Raises:
         ValueError: the images are not uint8 (B, C, H, W).
     """
     check_images(x_BCHW)
-    count = max(1, round(fraction * scores_BP.shape[1]))
-    # A threshold would take all of its ties: more than `count` pixels where many score 0. So would the unstable topk take any.
-    chosen_BP = scores_BP.argsort(dim=1, descending=True, stable=True)[:, :count]
-    mask_BP = torch.zeros_like(scores_BP, dtype=torch.bool).scatter_(1, chosen_BP, True)
+    num_replaced = max(1, round(rule.fraction * scores_BP.shape[1]))
+    free_BP = torch.ones_like(scores_BP, dtype=torch.bool) if changed_BHW is None else ~changed_BHW.flatten(1)
+    # A threshold would take all of its ties: more than num_replaced where many score 0. So would the unstable topk take any.
+    order_BP = scores_BP.masked_fill(~free_BP, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    mask_BP = torch.zeros_like(free_BP).scatter_(1, order_BP[:, :num_replaced], True) & free_BP
     mask_B1HW = mask_BP.reshape(-1, 1, *x_BCHW.shape[2:])
-    return torch.where(mask_B1HW, VALUES[value](x_BCHW, streams), x_BCHW)
+    return torch.where(mask_B1HW, VALUES[rule.value](x_BCHW, streams), x_BCHW)
 
 
 def _noise(x_BCHW: torch.Tensor, streams: SampleStreams) -> torch.Tensor:

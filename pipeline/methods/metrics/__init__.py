@@ -1,4 +1,7 @@
-"""Metrics: what is said about a model in numbers."""
+"""Metrics: what is said about a model in numbers.
+
+N = samples, K = classes
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -35,7 +38,7 @@ METRICS: dict[MetricName, Callable[[Probabilities, Labels, Evaluation], float]] 
     "top_k": lambda probabilities_NK, label_N, settings: top_k_accuracy(probabilities_NK, label_N, k=settings.top_k),
     "macro_f1": lambda probabilities_NK, label_N, settings: macro_f1(probabilities_NK, label_N),
     "nll": lambda probabilities_NK, label_N, settings: nll(probabilities_NK, label_N),
-    "ece": lambda probabilities_NK, label_N, settings: ece(probabilities_NK, label_N, bins=settings.ece_bins),
+    "ece": lambda probabilities_NK, label_N, settings: ece(probabilities_NK, label_N, num_bins=settings.ece_bins),
 }
 
 __all__ = ["METRICS", "Evaluation", "MetricName", "accuracy", "confusion_KK", "ece", "macro_f1", "nll", "top_k_accuracy"]

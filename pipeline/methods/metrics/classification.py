@@ -62,14 +62,15 @@ def nll(probabilities_NK: Probabilities, label_N: Labels) -> float:
     return float(-np.mean(np.log(np.maximum(own_N, np.finfo(np.float64).tiny))))
 
 
-def ece(probabilities_NK: Probabilities, label_N: Labels, *, bins: int = 15) -> float:
+def ece(probabilities_NK: Probabilities, label_N: Labels, *, num_bins: int = 15) -> float:
     """Expected calibration error: how far confidence is from accuracy, in [0, 1].
 
     Guo et al. 2017, arXiv:1706.04599, eq. 3: the samples are binned by the probability of their prediction in intervals
-    ((b - 1) / bins, b / bins]; the distances of mean confidence and accuracy are averaged with the bins' sizes as weights.
+    ((b - 1) / num_bins, b / num_bins]; the distances of mean confidence and accuracy are averaged with the bins' sizes as weights.
     """
     _check(probabilities_NK, label_N)
     confidence_N = probabilities_NK.max(1)
     correct_N = probabilities_NK.argmax(1) == label_N
-    bin_N = np.clip(np.ceil(confidence_N * bins).astype(np.int64) - 1, 0, bins - 1)
+    # Not ceil(confidence * num_bins): 0.07 * 100 is 7.000000000000001, which would be in the bin above.
+    bin_N = np.searchsorted(np.arange(1, num_bins) / num_bins, confidence_N, side="left")
     return float(np.abs(np.bincount(bin_N, weights=confidence_N - correct_N)).sum() / len(label_N))

@@ -63,9 +63,7 @@ class ImageSet:
         labels_N = np.asarray(labels, dtype=np.int64)
         if not len(rows_N) == len(labels_N) == len(ids_N):
             raise ValueError(f"rows ({len(rows_N)}), labels ({len(labels_N)}) and sample_ids ({len(ids_N)}) must be equally many")
-        mean_C, std_C = (np.broadcast_to(np.asarray(value, dtype=np.float32), array.shape[1:2]) for value in (mean, std))
-        if not (std_C > 0).all():
-            raise ValueError(f"std must be above 0 in each channel, got {std_C.tolist()}")
+        mean_C, std_C = _by_channel(mean, std, num_channels=array.shape[1])
         return cls(
             arrays=(array,),
             array_of_N=np.zeros(len(rows_N), dtype=np.int64),
@@ -105,6 +103,13 @@ class ImageSet:
         """The images at these positions, in their order."""
         names = ("array_of_N", "row_of_N", "labels_N", "sample_ids_N")
         return replace(self, **{name: getattr(self, name)[positions] for name in names})
+
+
+def _by_channel(mean: ArrayLike, std: ArrayLike, *, num_channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    mean_C, std_C = (np.broadcast_to(np.asarray(value, dtype=np.float32), num_channels) for value in (mean, std))
+    if not (std_C > 0).all():
+        raise ValueError(f"std must be above 0 in each channel, got {std_C.tolist()}")
+    return mean_C, std_C
 
 
 def concatenate(first: ImageSet, second: ImageSet) -> ImageSet:

@@ -41,14 +41,14 @@ def sum_over_ranks(values: Sequence[float], ranks: Ranks) -> list[float]:
     return total.tolist()
 
 
-def any_rank(flag: bool, ranks: Ranks) -> bool:
+def any_rank(ranks: Ranks, *, flag: bool) -> bool:
     """Whether the flag is set on some rank; the same answer on every rank."""
     return sum_over_ranks([float(flag)], ranks) != [0.0]
 
 
 def barrier(ranks: Ranks) -> None:
     """Wait until every rank is here."""
-    any_rank(False, ranks)
+    any_rank(ranks, flag=False)
 
 
 def broadcast_text(text: str | None, ranks: Ranks) -> str:

@@ -9,19 +9,19 @@ from pipeline.core.randomness import generator
 from pipeline.methods.training.settings import Training
 
 
-def epoch_order(num: int, extra: int, *, seed: int, purpose: str, counters: tuple[int, ...]) -> NDArray[np.int64]:
-    """Positions (num + extra,) in [0, num): a permutation of all, then `extra` more, none again before all were drawn again.
+def epoch_order(num_samples: int, num_extra: int, *, seed: int, purpose: str, counters: tuple[int, ...]) -> NDArray[np.int64]:
+    """Positions (num_samples + num_extra,): a permutation of all, then `num_extra` more, none again before all were drawn again.
 
-    The first `num` do not depend on `extra`.
+    The first `num_samples` do not depend on `num_extra`.
 
     Raises:
         ValueError: there is nothing to draw from.
     """
-    if num < 1:
+    if num_samples < 1:
         raise ValueError("there are no training samples; check the data set's num_train and folds, and the selection")
-    num_passes = -(-(num + extra) // num)
-    passes = [generator(seed, purpose, *counters, number).permutation(num) for number in range(num_passes)]
-    return np.concatenate(passes)[: num + extra]
+    num_drawn = num_samples + num_extra
+    passes = [generator(seed, purpose, *counters, number).permutation(num_samples) for number in range(-(-num_drawn // num_samples))]
+    return np.concatenate(passes)[:num_drawn]
 
 
 def learning_rate_at(step: int, total_steps: int, settings: Training) -> float:

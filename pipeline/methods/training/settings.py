@@ -31,7 +31,8 @@ class Training(Settings):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target's probability that is spread evenly over all classes."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the forward pass (autocast); weights stay float32. float16 scales the loss."""
+    """Number format of the forward pass (autocast); weights stay float32. float16 scales the loss, and
+    skips a step whose gradients overflow: it is counted as a step, and 20 in a row are an error. bfloat16 does neither."""
     gradient_clip_norm: float | None = Field(default=None, gt=0)
     """Largest Euclidean norm of the gradient over all weights; None clips nothing."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)

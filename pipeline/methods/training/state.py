@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Groups = list[dict[str, Any]]
+FIRST_LOSS_SCALE = 2.0**12
+"""Of float16. torch's 2**16 makes the first steps of most networks overflow, each of which is skipped and halves the scale."""
 
 
 def _sgd(groups: Groups, settings: Training) -> torch.optim.Optimizer:
@@ -39,7 +41,7 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
 
 @dataclass(slots=True, kw_only=True)
 class TrainingState:
-    """Where training stands after `step` optimizer steps; epoch and position in it follow from the step."""
+    """Where training stands after `step` global batches; epoch and position in it follow from the step."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -47,6 +49,10 @@ class TrainingState:
     average: dict[str, torch.Tensor] | None
     """Running mean of the weights and floating-point buffers, by name; None where none is kept."""
     step: int = 0
+    num_skipped_steps: int = 0
+    """Of these steps, how many left the weights alone because a gradient of the scaled loss (float16) was not finite."""
+    num_skipped_in_a_row: int = 0
+    """How many of the last steps were skipped."""
     loss_sum: float = 0.0
     """Of the samples seen in the current epoch, in nats."""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -60,7 +66,7 @@ class TrainingState:
         return cls(
             model=model,
             optimizer=make_optimizer(model, settings),
-            scaler=torch.amp.GradScaler(kind, enabled=settings.precision == "float16"),
+            scaler=torch.amp.GradScaler(kind, init_scale=FIRST_LOSS_SCALE, enabled=settings.precision == "float16"),
             average=None if settings.ema_decay is None else {name: value.clone() for name, value in model.state_dict().items()},
         )
 
@@ -72,6 +78,8 @@ class TrainingState:
             "scaler": self.scaler.state_dict(),
             "average": self.average,
             "step": self.step,
+            "num_skipped_steps": self.num_skipped_steps,
+            "num_skipped_in_a_row": self.num_skipped_in_a_row,
             "loss_sum": self.loss_sum,
             "history": self.history,
         }
@@ -83,7 +91,25 @@ class TrainingState:
         self.scaler.load_state_dict(content["scaler"])
         for name, value in (self.average or {}).items():
             value.copy_(content["average"][name])
-        self.step, self.loss_sum, self.history = content["step"], content["loss_sum"], content["history"]
+        for name in ("step", "num_skipped_steps", "num_skipped_in_a_row", "loss_sum", "history"):
+            setattr(self, name, content[name])
+
+    def update_weights(self, *, clip_norm: float | None) -> bool:
+        """Let the optimizer use the gradients, clipped to a Euclidean norm; count the step, and say whether it was taken.
+
+        A step whose gradients are not finite is skipped by the scaler of float16, which halves its scale instead.
+        """
+        scale = self.scaler.get_scale()
+        if clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        was_skipped = self.scaler.get_scale() < scale
+        self.step += 1
+        self.num_skipped_steps += was_skipped
+        self.num_skipped_in_a_row = self.num_skipped_in_a_row + 1 if was_skipped else 0
+        return not was_skipped
 
     def update_average(self, decay: float) -> None:
         """Move the running mean towards the current weights; in the first steps faster, so that it forgets the initial ones.

@@ -1,5 +1,6 @@
 """Running a method leaves no trace on the model and says how far its sums are from what they should be."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.methods.attribution import ATTRIBUTIONS, Gradient, IntegratedGradients, as_found, attribute
+from pipeline.methods.training.ddp import import_ddp
 
 over_all_methods = pytest.mark.parametrize("method", ATTRIBUTIONS, ids=lambda m: m.__name__)
 
@@ -23,9 +25,13 @@ class Restless(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(2))
+        self.register_buffer("unset", None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls += 1
+        self.last = self.last + 1
+        self.unset = torch.ones(())
         torch.rand(3)
         return x
 
@@ -61,6 +67,15 @@ def test_the_model_and_the_random_state_are_left_as_found(method, model):
     before = state(model)
     attribute(method(), model, X, TARGET, streams=STREAMS)
     assert_same(state(model), before)
+
+
+def test_a_buffer_that_forward_replaces_is_the_same_tensor_with_the_same_value_again(model):
+    model[3].unset = None
+    held, value = model[3].last, model[3].last.clone()
+    attribute(Gradient(), model, X, TARGET)
+    assert model[3].last is held
+    assert torch.equal(held, value)
+    assert model[3].unset is None
 
 
 def test_the_model_is_left_as_found_by_an_error_too(model):
@@ -130,15 +145,22 @@ def test_a_layer_that_mixes_samples_even_in_eval_mode_is_refused():
         attribute(Gradient(), model, X, TARGET)
 
 
+def check_inside_ddp(model: nn.Module) -> None:
+    """Its wrapper is gone when this returns: the last to hold a group must not be a wrapper, whose end waits for gloo's threads."""
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    before = state(wrapped)
+    found = attribute(Gradient(), wrapped, X, TARGET)
+    assert_same(state(wrapped), before)
+    assert torch.equal(found.phi_BCHW, attribute(Gradient(), model, X, TARGET).phi_BCHW)
+    with as_found(wrapped) as module:
+        assert module is model
+
+
 def test_the_module_inside_ddp_is_attributed_without_a_collective(model, tmp_path: Path):
+    import_ddp()
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
-        wrapped = nn.parallel.DistributedDataParallel(model)
-        before = state(wrapped)
-        found = attribute(Gradient(), wrapped, X, TARGET)
-        assert_same(state(wrapped), before)
-        assert torch.equal(found.phi_BCHW, attribute(Gradient(), model, X, TARGET).phi_BCHW)
-        with as_found(wrapped) as module:
-            assert module is model
+        check_inside_ddp(model)
+        gc.collect()
     finally:
         torch.distributed.destroy_process_group()

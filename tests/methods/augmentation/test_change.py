@@ -8,7 +8,7 @@ from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import parse, plain
 from pipeline.methods.augmentation import AUGMENTATIONS, Augmentation, NoAugmentation, ReplaceBottom, ReplaceRandom, ReplaceTop, SameCompute
 
-MAKERS = [rule for rule in AUGMENTATIONS if rule.makes_samples]
+MAKERS = [rule for rule in AUGMENTATIONS if rule not in (NoAugmentation, SameCompute)]
 VALUES = ["zero", "mean", "min", "max", "noise"]
 
 over_all_makers = pytest.mark.parametrize("rule", MAKERS, ids=lambda rule: rule.__name__)
@@ -49,6 +49,26 @@ def test_a_sample_does_not_depend_on_its_batch_and_is_left_as_it_was(rule, value
     assert together.dtype == torch.uint8
     order = np.array([4, 0, 3])
     assert torch.equal(rule(value=value)(x[order], phi[order], streams=streams().at(order)), together[order])
+
+
+@over_all_makers
+@pytest.mark.parametrize("value", VALUES)
+def test_no_earlier_changes_are_the_same_as_none_given(rule, value):
+    x, phi = images()
+    none = torch.zeros(x.shape[0], *x.shape[2:], dtype=torch.bool)
+    assert torch.equal(rule(value=value)(x, phi, streams=streams(), changed_BHW=none), rule(value=value)(x, phi, streams=streams()))
+
+
+@pytest.mark.parametrize("rule", [*(rule() for rule in MAKERS), ReplaceRandom(among="changed")], ids=repr)
+def test_each_round_changes_equally_many_more_pixels_while_there_are_enough(rule):
+    plain, phi = images()
+    x, made = plain, rule.model_copy(update={"fraction": 0.4, "value": "zero"})
+    for num_changed in (14, 28, 35, 35):  # of 35 pixels
+        changed_BHW = (x != plain).any(1)
+        after = made(x, phi, streams=streams(), changed_BHW=changed_BHW)
+        assert (after != plain).any(1).sum((1, 2)).tolist() == [num_changed] * len(x)
+        assert torch.equal(torch.where(changed_BHW[:, None], after, 0), torch.where(changed_BHW[:, None], x, 0))
+        x = after
 
 
 @over_all_makers
@@ -182,6 +202,5 @@ def test_a_rule_follows_from_its_plain_settings(rule):
     assert parse(Augmentation, plain(rule()), where="augmentation") == rule()
 
 
-def test_only_none_needs_no_training_and_the_controls_on_plain_data_make_no_samples():
+def test_only_none_needs_no_training():
     assert {rule for rule in AUGMENTATIONS if not rule.needs_training} == {NoAugmentation}
-    assert {rule for rule in AUGMENTATIONS if not rule.makes_samples} == {NoAugmentation, SameCompute}

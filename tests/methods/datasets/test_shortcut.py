@@ -10,7 +10,7 @@ from pipeline.methods.datasets import Dataset, MnistSmall, Shortcut
 from pipeline.methods.datasets.shortcut import patch_corners
 
 NOWHERE = Path("no/such/folder")
-CORNERS = patch_corners(10, size=3, height=28, width=28)
+CORNERS = patch_corners(10, size_px=3, height=28, width=28)
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +74,31 @@ def test_the_share_and_the_look_of_the_patch_leave_the_test_places_alone():
     assert np.array_equal(first, second)
 
 
+def test_an_image_has_its_patch_at_one_place_whatever_other_images_are_kept():
+    def images_of(split, **base):
+        samples = Shortcut(base=MnistSmall(**base), share=0.5).load(NOWHERE)
+        rows = np.flatnonzero(samples.splits_N == split)
+        return {samples.sources_N[row]: samples.images_NCHW[row].tobytes() for row in rows}
+
+    for split in Shortcut.test_splits:
+        everything = images_of(split)
+        assert images_of(split, num_train=10) == everything
+        fewer = images_of(split, num_test=100)
+        assert len(fewer) == 100
+        assert fewer.items() <= everything.items()
+
+
+def test_another_split_seed_gives_other_places():
+    first, second = (places(Shortcut(base=MnistSmall(split_seed=seed), share=0.0).load(NOWHERE), "train") for seed in (0, 1))
+    assert (first == second).mean() < 0.15
+
+
 @pytest.mark.parametrize(
     ("num_places", "size", "height", "width"), [(10, 3, 28, 28), (10, 5, 28, 28), (2, 1, 4, 4), (100, 1, 32, 32), (7, 2, 9, 20)]
 )
 def test_patches_lie_along_the_border_and_never_overlap(num_places, size, height, width):
     painted = np.zeros((height, width), dtype=int)
-    for top, left in patch_corners(num_places, size=size, height=height, width=width):
+    for top, left in patch_corners(num_places, size_px=size, height=height, width=width):
         painted[top : top + size, left : left + size] += 1
         assert top in (0, height - size) or left in (0, width - size)
     assert painted.sum() == num_places * size**2
@@ -88,9 +107,9 @@ def test_patches_lie_along_the_border_and_never_overlap(num_places, size, height
 
 def test_a_patch_too_large_is_refused_with_the_largest_that_fits():
     with pytest.raises(ValueError, match="10 patches of 6 px overlap along the border of 28 x 28 px images; largest size: 5"):
-        patch_corners(10, size=6, height=28, width=28)
+        patch_corners(10, size_px=6, height=28, width=28)
     with pytest.raises(ValueError, match="no size fits"):
-        patch_corners(50, size=1, height=4, width=4)
+        patch_corners(50, size_px=1, height=4, width=4)
 
 
 def test_folds_and_files_are_those_of_the_base(tmp_path):

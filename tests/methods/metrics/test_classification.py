@@ -58,11 +58,21 @@ def test_ece_is_the_mean_distance_of_confidence_and_accuracy_over_bins(case):
         inside = (confidence > b / 15) & (confidence <= (b + 1) / 15)
         if inside.any():
             expected += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
-    assert ece(*case, bins=15) == pytest.approx(expected, **EXACT)
+    assert ece(*case, num_bins=15) == pytest.approx(expected, **EXACT)
+
+
+@pytest.mark.parametrize(("num_bins", "number"), [(100, 7), (100, 14), (100, 28), (100, 55)])
+def test_a_confidence_at_the_upper_end_of_a_bin_is_in_that_bin_whatever_the_float_error(num_bins, number):
+    """In one bin with a confidence a little lower; the one is right and the other wrong, which in two bins would add up."""
+    edge, below = number / num_bins, (number - 0.5) / num_bins
+    assert np.ceil(edge * num_bins) == number + 1  # What makes these edges worth a test.
+    rows = [np.append(top, np.full(2 * num_bins, (1 - top) / (2 * num_bins))) for top in (edge, below)]
+    found = ece(np.stack(rows), np.array([0, 1]), num_bins=num_bins)
+    assert found == pytest.approx(abs(edge + below - 1) / 2, **EXACT)
 
 
 def test_ece_with_one_bin_is_the_distance_of_mean_confidence_and_accuracy(case):
-    assert ece(*case, bins=1) == pytest.approx(abs(case[0].max(1).mean() - accuracy(*case)), **EXACT)
+    assert ece(*case, num_bins=1) == pytest.approx(abs(case[0].max(1).mean() - accuracy(*case)), **EXACT)
 
 
 def test_a_perfect_model_has_perfect_metrics():
@@ -109,7 +119,7 @@ def test_only_the_named_metrics_are_computed_in_that_order(case):
 def test_settings_reach_the_metrics(case):
     found = Evaluation(top_k=2, ece_bins=4)(*case)
     assert found["top_k"] == top_k_accuracy(*case, k=2)
-    assert found["ece"] == ece(*case, bins=4)
+    assert found["ece"] == ece(*case, num_bins=4)
 
 
 def test_an_experiment_file_names_metrics_in_a_list():

@@ -28,6 +28,7 @@ SETTINGS = {
     "adamw": Training(epochs=3, batch_size=7, optimizer="adamw", learning_rate=0.001, ema_decay=0.9),
     "one": Training(epochs=1, batch_size=1),
 }
+FLOAT16 = Training(epochs=6, batch_size=5, precision="float16")
 
 
 def network(seed=0):
@@ -68,6 +69,18 @@ def outcome_of_divergence(context):
     return "no error"
 
 
+def outcome_of_overflow(context):
+    """The gradients of rank 1 alone are infinite."""
+    model = network()
+    if context.ranks.rank == 1:
+        model[0].bias.register_hook(lambda grad: grad * torch.inf)
+    try:
+        train(model, DATA, FLOAT16, seed=0, round=0, context=context)
+    except NonFiniteLossError as error:
+        return str(error)
+    return "no error"
+
+
 def on_rank(rank, folder):
     """All that is tried on two ranks; what each found lies in a file afterwards."""
     torch.set_num_threads(1)
@@ -86,10 +99,11 @@ def outcomes(context, folder):
     found = {name: trained(name, context) for name in SETTINGS}
     found["stop"], found["resumed"] = outcome_of_stop(context, folder / "scratch")
     found["divergence"] = outcome_of_divergence(context)
+    found["overflow"] = outcome_of_overflow(context)
     found["text"] = broadcast_text("f\u00fcr alle" if ranks.is_first else "not this", ranks)
     found["nothing"] = broadcast_text(None, ranks)
     found["sum"] = sum_over_ranks([1.0, float(ranks.rank)], ranks)
-    found["flags"] = [any_rank(flag, ranks) for flag in (False, ranks.rank == 1, True)]
+    found["flags"] = [any_rank(ranks, flag=flag) for flag in (False, ranks.rank == 1, True)]
     barrier(ranks)
     return found
 
@@ -144,6 +158,12 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_the_same_error_on_all(found):
     assert "the loss became nan at step" in first
 
 
+def test_gradients_that_are_not_finite_on_one_rank_are_skipped_on_all(found):
+    first, second = (rank["overflow"] for rank in found[0])
+    assert first == second
+    assert "the gradients of 20 steps in a row were not finite at step 20 of 30" in first
+
+
 def test_ranks_agree_on_text_sums_and_flags(found):
     for rank in found[0]:
         assert rank["text"] == "f\u00fcr alle"
@@ -160,6 +180,6 @@ def test_no_thread_of_the_group_outlives_it(found):
 
 def test_one_rank_needs_no_process_group():
     assert sum_over_ranks([1.0, 2.0], Ranks()) == [1.0, 2.0]
-    assert [any_rank(flag, Ranks()) for flag in (True, False)] == [True, False]
+    assert [any_rank(Ranks(), flag=flag) for flag in (True, False)] == [True, False]
     assert broadcast_text("text", Ranks()) == "text"
     barrier(Ranks())
