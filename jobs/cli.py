@@ -19,7 +19,7 @@ from jobs.options import DATA, STORE, Backend, DataOption, ExperimentArgument, P
 from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, StalePlanError
 from pipeline.core.settings import SettingsError
-from pipeline.core.store import Store, StoreError
+from pipeline.core.store import Store
 
 if TYPE_CHECKING:
     from jobs.experiment import Experiment
@@ -161,25 +161,24 @@ def verify(
     store: StoreOption = STORE,
 ) -> None:
     """Hash every file of finished artifacts again and hold it against its record. Ends with 1 if anything differs."""
-    from jobs.planning import find_plan
+    from jobs.planning import find_plan, newest_plans
+    from jobs.repair import damage, made_of
 
     known = Store(store)
-    names = [step.name for step in find_plan(experiment, known).steps if known.has(step.name)] if experiment else list(known.names())
-    wrong = [(name, problem) for name in names for problem in _problems(known, name)]
-    for name, problem in wrong:
-        console.print(Text(f"{name}: {problem}", style="red"))
+    plans = [find_plan(experiment, known)] if experiment else newest_plans(known).values()
+    planned = {step.name: step for found in plans for step in found.steps}
+    names = [name for name in planned if known.has(name)] if experiment else list(known.names())
+    wrong = damage(known, names, planned=planned)
+    descendants = made_of(known, wrong, planned=planned)
+    for name, problems in wrong.items():
+        for problem in problems:
+            console.print(Text(f"{name}: {problem}", style="red"))
+        if descendants[name]:
+            console.print(Text(f"  made of it, perhaps as it is now: {', '.join(descendants[name])}", style="yellow"))
     if wrong:
         console.print(f"remove the folders named above from {store}, then submit again: only they are made anew")
-    console.print(f"{len(names)} artifacts, {len({name for name, _ in wrong})} not as recorded")
+    console.print(f"{len(names)} artifacts, {len(wrong)} not as recorded")
     raise typer.Exit(1 if wrong else 0)
-
-
-def _problems(store: Store, name: str) -> list[str]:
-    """What is wrong with an artifact; one line where its record or a file can not be read at all."""
-    try:
-        return store.check(name)
-    except (StoreError, OSError) as error:
-        return [str(error)]
 
 
 @app.command()

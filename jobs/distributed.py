@@ -92,7 +92,7 @@ def _run_first(task: Task) -> int:
             if attempt is None:
                 return _tell_all(DONE, task)
             with recorded_failure(attempt, task):
-                inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
+                inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s, stop=task.stop)
         except Exception as error:
             return _tell_all(tell(error, task), task)
         broadcast_text(json.dumps({"folder": str(attempt.folder), "earlier": [str(p) for p in attempt.earlier]}), task.ranks)
@@ -117,7 +117,7 @@ def _run_other(task: Task) -> int:
     told = json.loads(broadcast_text(None, task.ranks))
     if "code" in told:
         return told["code"]
-    inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
+    inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s, stop=task.stop)
     folder = Path(told["folder"])
     try:
         execute(task, inputs, folder / "out", folder / "scratch", tuple(Path(p) for p in told["earlier"]))

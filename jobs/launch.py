@@ -12,6 +12,7 @@ from jobs import slurm
 from jobs.experiment import Experiment
 from jobs.journal import journals
 from jobs.planning import draft, environment
+from jobs.repair import set_broken_aside
 from jobs.status import status_of
 from pipeline.core.plan import FACTS, Plan
 from pipeline.core.store import Store
@@ -20,7 +21,7 @@ from pipeline.core.store import Store
 def launch(plan: Plan, store: Store, *, backend: str, executor: str = "slurm", data_root: Path, console: Console) -> int:
     """Run what the store lacks of a plan; returns the exit code. On SLURM that is all submitted, here all ended."""
     os.utime(plan.folder / FACTS)  # `attrain status EXPERIMENT` means the plan that was launched last.
-    _set_broken_aside(plan, store, console)
+    set_broken_aside(plan, store, say=lambda line: console.print(Text(line, style="yellow")))
     missing = [step for step in plan.steps if not store.has(step.name)]
     chosen = _choose(backend)
     console.print(
@@ -60,14 +61,6 @@ def _submit(plan: Plan, store: Store, *, backend: str, data_root: Path, console:
     for array, job in journals(plan)[-1].jobs().items():
         console.print(f"  job {job}  {array}")
     console.print(f"submitted; `attrain status {plan.facts['experiment']}` shows how far it is")
-
-
-def _set_broken_aside(plan: Plan, store: Store, console: Console) -> None:
-    """Make room for artifacts that are not as their records say: missing files, other sizes, no record to read."""
-    for step in plan.steps:
-        if store.has(step.name) and (problem := store.problem(step.name)):
-            moved = store.set_aside(step.name)
-            console.print(Text(f"{problem}; set aside as {moved}, to be made anew", style="yellow"))
 
 
 def siblings(plan: Plan) -> list[Plan]:

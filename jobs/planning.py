@@ -131,8 +131,9 @@ def _git(root: Path, arguments: Sequence[str]) -> str:
     return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout
 
 
+@cache
 def versions() -> dict[str, Any]:
-    """Python, the machine and the packages that results depend on."""
+    """Python, the machine and the packages that results depend on, of this process. Not to be changed."""
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     for name in REPORTED:
         try:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.machine import choose_device, device_name, peak_gpu_memory_mb, peak_memory_mb, reset_peak_memory
-from jobs.planning import check_code
+from jobs.planning import check_code, versions
 from jobs.resources import Resources
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.files import write_text
@@ -190,7 +190,7 @@ def _run_alone(task: Task) -> int:
         if attempt is None:
             return DONE
         with recorded_failure(attempt, task):
-            inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
+            inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s, stop=task.stop)
             facts = execute(task, inputs, attempt.out, attempt.scratch, attempt.earlier)
             attempt.publish(facts)
     print(f"{task.step.name} is done", flush=True)
@@ -273,6 +273,7 @@ def _disk_trouble(folder: Path, error: Exception) -> str | None:
 def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earlier: tuple[Path, ...]) -> dict[str, Any]:
     """Run the stage's function; returns what the record says of it."""
     own = settings_of(task.step)
+    digests = task.store.digests(task.step.inputs)
     device = task.device or choose_device(task.resources, task.ranks)
     import torch
 
@@ -293,6 +294,7 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
     return {
         "settings": task.step.settings,
         "inputs": task.step.inputs,
+        "input_digests": digests,
         "round": task.step.round,
         "metrics": context.metrics,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
@@ -304,7 +306,8 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
         "num_threads": torch.get_num_threads(),
         "host": platform.node(),
         "slurm_job_id": slurm_task(),
-        **{name: task.plan.facts[name] for name in ("commit", "dirty", "code", "versions", "experiment")},
+        **{name: task.plan.facts[name] for name in ("commit", "dirty", "code", "experiment")},
+        "versions": versions(),
     }
 
 

@@ -1,14 +1,19 @@
 """Damaged artifacts and data, disks that can not be written, plans of other code: named, and the same command continues."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline.core.plan import Plan
+from pipeline.core.records import seal
+from pipeline.core.store import Store
 from pipeline.stages import STAGES
 from tests.jobs.support import (
     NUM_STEPS,
@@ -52,18 +57,30 @@ def test_a_truncated_artifact_is_set_aside_and_made_anew_by_the_same_command(tin
     assert attrain("verify", store=finished).returncode == 0
 
 
-RECORDS = ("another size", "another step", "no files", "no JSON")
+RECORDS = ("another size", "another step", "no files", "no JSON", "other metrics", "other settings", "other inputs")
+SEALED = ("another size", "other settings", "other inputs")
+"""What somebody falsified who knows of the seal."""
+UNTRUSTED = ("other settings", "other inputs")
+"""What was made of such an artifact is not trusted either."""
 
 
 def falsify(path: Path, what: str) -> None:
-    """Make a record disagree with its files, or be none."""
+    """Make a record disagree with its files, its plan or itself, or be none."""
     record = json.loads(path.read_text())
     if what == "another size":
-        record["files"]["samples.npy"]["bytes"] += 1
+        next(iter(record["files"].values()))["bytes"] += 1
     elif what == "another step":
         record["key"] = "0" * 16
     elif what == "no files":
         del record["files"]
+    elif what == "other metrics":
+        record["metrics"]["num_samples"] = 1
+    elif what == "other settings":
+        record["settings"]["data.num_train"] = 77
+    elif what == "other inputs":
+        record["inputs"] = {"prepare": "prepare/0"}
+    if what in SEALED:
+        record["sha256"] = seal(record)
     path.write_text("{" if what == "no JSON" else json.dumps(record))
 
 
@@ -76,11 +93,11 @@ def test_after_a_record_that_disagrees_with_its_files_the_same_command_continues
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"set aside as {finished / prepare}.broken-" in done.stdout
-    assert "1 to run" in done.stdout
+    assert f"{NUM_STEPS if what in UNTRUSTED else 1} to run" in done.stdout
     assert_equal_tables(finished, undisturbed)
 
 
-@pytest.mark.parametrize("what", RECORDS)
+@pytest.mark.parametrize("what", RECORDS[:5])
 def test_a_record_that_disagrees_with_its_files_is_named_with_what_to_do(finished, what):
     (prepare,) = steps_of("prepare", finished)
     falsify(finished / prepare / "record.json", what)
@@ -96,16 +113,111 @@ def test_a_record_that_disagrees_with_its_files_is_named_with_what_to_do(finishe
     assert f"pretrain-0: {reason}" in " ".join(attrain("status", "--all", "tiny", store=finished, COLUMNS="1000").stdout.split())
 
 
-def test_verify_finds_a_file_with_other_bytes_of_the_same_number(finished):
-    (prepare,) = steps_of("prepare", finished)
-    path = finished / prepare / "samples.npy"
+def flip(path: Path, *, is_time_kept: bool) -> None:
+    """Change one bit of a file, seen or unseen by its time."""
+    stat = path.stat()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    done = attrain("verify", store=finished)
-    assert done.returncode == 1
-    assert f"{prepare}: {path} has another sha256 than its record says" in done.stdout
-    assert f"{NUM_STEPS} artifacts, 1 not as recorded" in done.stdout
+    if is_time_kept:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_a_changed_input_is_not_used_and_the_same_command_makes_it_anew(tiny, undisturbed, finished):
+    retrain = steps_of("retrain", finished)[0]
+    (evaluate,) = (name for name in steps_of("evaluate", finished) if retrain in Store(finished).record(name)["inputs"].values())
+    weights = finished / retrain / "weights.safetensors"
+    flip(weights, is_time_kept=False)
+    shutil.rmtree(finished / evaluate)
+    (plan,) = (finished / "plans").iterdir()
+    index = next(step.index for step in Plan.read(plan).steps if step.name == evaluate)
+
+    refused = attrain("run", "--plan", plan, "--stage", "evaluate", "--index", str(index), store=finished)
+
+    assert refused.returncode == 69
+    assert f"{evaluate} needs {retrain}, but {weights} has another sha256 than its record says; remove" in refused.stderr
+
+    done = submit(tiny, store=finished)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{weights} has another sha256 than its record says; set aside as {finished / retrain}.broken-" in done.stdout
+    assert "2 to run" in done.stdout
+    assert_equal_tables(finished, undisturbed)
+
+
+def reseal(path: Path, **fields: Any) -> None:
+    """Give a record other fields, and the seal of them."""
+    record = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps(record | {"sha256": seal(record)}))
+
+
+def test_what_was_made_from_other_bytes_is_incomplete_and_made_anew_with_all_that_was_made_of_it(tiny, undisturbed, finished):
+    retrain = steps_of("retrain", finished)[0]
+    (evaluate,) = (name for name in steps_of("evaluate", finished) if retrain in Store(finished).record(name)["inputs"].values())
+    digests = Store(finished).record(retrain)["input_digests"]
+    reseal(finished / retrain / "record.json", input_digests=digests | {"model": "0" * 64})
+
+    broken = attrain("collect", "tiny", "--strict", store=finished)
+
+    assert broken.returncode == 1
+    assert "Incomplete: 1 of 6 runs not done" in broken.stdout
+    (state,) = set(tables(finished)["results"]["state"]) - {"done"}
+    assert state.startswith(f"broken: {finished / retrain} was made from other bytes of pretrain/")
+
+    done = submit(tiny, store=finished)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{finished / evaluate} was made of {retrain}, which is set aside; set aside as {finished / evaluate}.broken-" in done.stdout
+    assert "2 to run" in done.stdout
+    assert_equal_tables(finished, undisturbed)
+
+
+def test_verify_finds_other_bytes_under_the_recorded_time_and_names_all_that_was_made_of_them(tiny, undisturbed, finished):
+    retrain = steps_of("retrain", finished)[0]
+    (evaluate,) = (name for name in steps_of("evaluate", finished) if retrain in Store(finished).record(name)["inputs"].values())
+    flip(finished / retrain / "weights.safetensors", is_time_kept=True)
+    shutil.rmtree(finished / evaluate)
+    assert submit(tiny, store=finished).returncode == 0
+
+    found = attrain("verify", store=finished)
+
+    assert found.returncode == 1
+    assert f"{retrain}: {finished / retrain / 'weights.safetensors'} has another sha256 than its record says" in found.stdout
+    assert f"made of it, perhaps as it is now: {evaluate}\n" in found.stdout
+    assert f"{NUM_STEPS} artifacts, 1 not as recorded" in found.stdout
+
+    for name in (retrain, evaluate):
+        shutil.rmtree(finished / name)
+    assert submit(tiny, store=finished).returncode == 0
+    assert_equal_tables(finished, undisturbed)
+    assert attrain("verify", "tiny", store=finished).returncode == 0
+
+
+def test_verify_holds_the_records_against_the_plan(finished):
+    (prepare,) = steps_of("prepare", finished)
+    falsify(finished / prepare / "record.json", "other settings")
+    for experiment in ([], ["tiny"]):
+        found = attrain("verify", *experiment, store=finished)
+        assert found.returncode == 1
+        assert f"{prepare}: {finished / prepare / 'record.json'} has other settings than the plan" in found.stdout
+        assert all(name in found.stdout for name in Store(finished).names())
+
+
+@pytest.mark.parametrize("what", ["no record", "leftovers"])
+def test_what_a_killed_process_or_a_careless_hand_left_is_out_of_the_way_of_the_same_command(tiny, undisturbed, finished, what):
+    (prepare,) = steps_of("prepare", finished)
+    if what == "no record":
+        (finished / prepare / "record.json").unlink()
+    else:
+        (finished / f"{prepare}.partial" / "0001" / "scratch").mkdir(parents=True)
+
+    done = submit(tiny, store=finished)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    if what == "no record":
+        assert f"{finished / prepare} has no record.json; set aside as {finished / prepare}.broken-" in done.stdout
+    assert not (finished / f"{prepare}.partial").exists()
+    assert_equal_tables(finished, undisturbed)
 
 
 def test_verify_goes_on_after_a_bad_record_and_names_every_bad_artifact(finished):
