@@ -11,7 +11,7 @@ from rich.text import Text
 from jobs import slurm
 from jobs.experiment import Experiment
 from jobs.journal import journals
-from jobs.planning import draft, environment
+from jobs.planning import draft, environment, read_plans
 from jobs.repair import set_broken_aside
 from jobs.status import status_of
 from pipeline.core.plan import FACTS, Plan
@@ -66,7 +66,7 @@ def _submit(plan: Plan, store: Store, *, backend: str, data_root: Path, console:
 def siblings(plan: Plan) -> list[Plan]:
     """All plans of the plan's experiment in its store, itself among them: made from other code, or with other settings."""
     name = plan.facts["experiment"]
-    others = (Plan.read(path.parent) for path in plan.folder.parent.glob(f"{name}-*/{FACTS}"))
+    others = read_plans((path.parent for path in plan.folder.parent.glob(f"{name}-*/{FACTS}")), say=print)
     return [other for other in others if other.facts["experiment"] == name]
 
 

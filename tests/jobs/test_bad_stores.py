@@ -296,6 +296,39 @@ def test_a_plan_from_other_code_is_refused_with_78_and_the_same_command_plans_an
     assert len(list((finished / "plans").iterdir())) == 2
 
 
+@pytest.mark.parametrize("name", ["plan.json", "plan.parquet"])
+def test_a_damaged_plan_is_named_and_left_out_and_the_same_command_writes_it_anew(tiny, undisturbed, finished, name):
+    (plan,) = (finished / "plans").iterdir()
+    damage(plan / name)
+    (evaluate, *_) = steps_of("evaluate", finished)
+    shutil.rmtree(finished / evaluate)
+
+    one, every = (attrain("status", *given, store=finished) for given in (["tiny"], []))
+
+    assert one.returncode == 78
+    assert one.stderr.startswith(f"error: {plan} is damaged (")
+    assert "`attrain submit EXPERIMENT` sets it aside and writes it anew" in one.stderr
+    assert len(one.stderr.splitlines()) == 1
+    assert (every.returncode, every.stderr) == (0, "")
+    assert every.stdout.startswith(f"left out: {plan} is damaged (")
+
+    done = submit(tiny, store=finished)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{plan} is damaged (" in done.stdout
+    assert f"set aside as {finished / 'plans'}/.broken-" in done.stdout
+    assert "1 to run" in done.stdout
+    assert_equal_tables(finished, undisturbed)
+
+
+def test_a_damaged_plan_of_an_earlier_submission_stops_no_other(tiny, finished):
+    (plan,) = (finished / "plans").iterdir()
+    shutil.copytree(plan, plan.with_name("tiny-00000000"))
+    damage(plan.with_name("tiny-00000000") / "plan.json")
+    assert submit(tiny, store=finished).returncode == 0
+    assert attrain("verify", store=finished).returncode == 0
+
+
 def mount(*arguments: str | Path) -> None:
     subprocess.run(["mount", *arguments], check=True)
 
