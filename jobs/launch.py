@@ -11,8 +11,8 @@ from rich.text import Text
 from jobs import slurm
 from jobs.experiment import Experiment
 from jobs.journal import journals
-from jobs.planning import draft, environment, read_plans
-from jobs.repair import set_broken_aside
+from jobs.planning import draft, environment, not_honoured_here, read_plans
+from jobs.repair import advice, set_broken_aside
 from jobs.status import status_of
 from pipeline.core.plan import FACTS, Plan
 from pipeline.core.store import Store
@@ -21,7 +21,7 @@ from pipeline.core.store import Store
 def launch(plan: Plan, store: Store, *, backend: str, executor: str = "slurm", data_root: Path, console: Console) -> int:
     """Run what the store lacks of a plan; returns the exit code. On SLURM that is all submitted, here all ended."""
     os.utime(plan.folder / FACTS)  # `attrain status EXPERIMENT` means the plan that was launched last.
-    set_broken_aside(plan, store, say=lambda line: console.print(Text(line, style="yellow")))
+    _set_broken_aside(plan, store, console)
     missing = [step for step in plan.steps if not store.has(step.name)]
     chosen = _choose(backend)
     console.print(
@@ -63,6 +63,10 @@ def _submit(plan: Plan, store: Store, *, backend: str, data_root: Path, console:
     console.print(f"submitted; `attrain status {plan.facts['experiment']}` shows how far it is")
 
 
+def _set_broken_aside(plan: Plan, store: Store, console: Console) -> None:
+    set_broken_aside(plan, store, say=lambda line: console.print(Text(line, style="yellow")))
+
+
 def siblings(plan: Plan) -> list[Plan]:
     """All plans of the plan's experiment in its store, itself among them: made from other code, or with other settings."""
     name = plan.facts["experiment"]
@@ -82,6 +86,8 @@ def _launch_here(plan: Plan, store: Store, *, data_root: Path, console: Console)
     from jobs.local import LocalSweep
     from jobs.view import SweepView
 
+    for line in not_honoured_here(plan):
+        console.print(Text(line, style="yellow"))
     done = {step.name for step in plan.steps if store.has(step.name)}
     with SweepView(console, plan.steps, done) as view:
         outcome = LocalSweep(plan, store, environment=environment(plan, store, data_root=data_root), view=view).run()
@@ -94,7 +100,7 @@ def _launch_here(plan: Plan, store: Store, *, data_root: Path, console: Console)
         return outcome.exit_code
     collect(plan, store, console=console)
     if outcome.failed:
-        console.print("the same command runs again what failed; `attrain logs KEY` shows what a step printed")
+        console.print(advice(outcome.failed, store))
     return outcome.exit_code
 
 

@@ -11,9 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from jobs.experiment import MAX_BYTES, Experiment, read_yaml
+from jobs.experiment import Experiment
+from jobs.reading import MAX_BYTES, read_yaml
+from jobs.resources import Resources
 from pipeline.core.plan import FACTS, DamagedPlanError, Plan, StalePlanError, code_digest, draft_plan, planned, write_plan
-from pipeline.core.settings import SettingsError, plain
+from pipeline.core.settings import SettingsError, parse, plain
 from pipeline.core.store import Store
 
 CODE_ROOT = Path(__file__).resolve().parent.parent
@@ -68,6 +70,17 @@ def check_processes(experiment: Experiment) -> None:
                     f"{field}.batch_size ({batch_size}) must be a multiple of the {processes} processes that resources.{stage} asks for; "
                     f"nearest: {' or '.join(str(n) for n in (below, above) if n)}"
                 )
+
+
+def not_honoured_here(plan: Plan) -> list[str]:
+    """What a plan asks for that the local back-end does not give, a line each setting."""
+    asked: dict[str, list[str]] = {}
+    for stage, resources in plan.facts["identity"]["resources"].items():
+        wanted = parse(Resources, resources, where=f"resources.{stage}")
+        for name in (["processes"] if wanted.num_processes > 1 else []) + [n for n in ("memory_gb", "time_min") if getattr(wanted, n)]:
+            asked.setdefault(name, []).append(stage)
+    kept = {"processes": "one process a step", "memory_gb": "no limit of memory", "time_min": "no limit of time"}
+    return [f"on this machine there is {kept[name]}: resources of {', '.join(stages)} ask for another" for name, stages in asked.items()]
 
 
 @cache

@@ -4,9 +4,10 @@ Nothing is deleted but what is left of a finished step's attempts.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 
+from jobs.run import BAD_SETTINGS
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.records import RECORD
 from pipeline.core.store import Store, StoreError
@@ -66,6 +67,17 @@ def _remove_leftovers(name: str, store: Store) -> None:
     """What a process leaves that is killed between publishing a step and cleaning up."""
     if store.partial(name).exists() and store.owner(name) is None:
         shutil.rmtree(store.partial(name), ignore_errors=True)
+
+
+def advice(failed: Collection[str], store: Store) -> str:
+    """What to do about steps that failed: to run again the same settings on the same data would fail the same way."""
+    codes = [(store.failure(name) or {}).get("exit_code") for name in failed]
+    parts = []
+    if refused := codes.count(BAD_SETTINGS):
+        parts.append(f"{refused} failed for their settings or data: change what the errors name, then submit again")
+    if refused < len(codes):
+        parts.append("the same command runs again what failed; `attrain logs KEY` shows what a step printed")
+    return "\n".join(parts)
 
 
 def damage(store: Store, names: Iterable[str], *, planned: Mapping[str, PlannedStep]) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """Run one step of a plan: what every back-end's tasks do.
 
-Exit codes: 0 done or already there; 75 checkpointed, wants to be run again; 78 bad settings or another plan's code; 69 an input
+Exit codes: 0 done or already there; 75 checkpointed, wants to be run again; 78 bad settings, bad data or another plan's code; 69 an input
 is missing; 73 the store can not be written; 1 failed.
 """
 
@@ -29,6 +29,7 @@ from pipeline.core.ranks import Ranks
 from pipeline.core.settings import SettingsError, parse
 from pipeline.core.step import Stage, make_key, own_settings
 from pipeline.core.store import FAILURE, PROGRESS, Attempt, MissingInputError, OwnedError, Store, StoreError, slurm_task
+from pipeline.methods.datasets import DataFileError
 from pipeline.stages import STAGES
 
 DONE, FAILED, MISSING_INPUT, STORE_FAILED, REQUEUE, BAD_SETTINGS = 0, 1, 69, 73, 75, 78
@@ -36,6 +37,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     StopRequested: REQUEUE,
     SettingsError: BAD_SETTINGS,
     StalePlanError: BAD_SETTINGS,
+    DataFileError: BAD_SETTINGS,
     MissingInputError: MISSING_INPUT,
     StoreError: STORE_FAILED,
 }

@@ -42,3 +42,12 @@ class RunConfig(Settings):
                 "early_stop_epochs needs validation data, but data.folds is 1; set data.folds to 2 or more, or leave early_stop_epochs out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_top_k(self) -> "RunConfig":
+        if "top_k" in self.evaluation.metrics and self.evaluation.top_k > self.data.num_classes:
+            raise ValueError(
+                f"evaluation.top_k ({self.evaluation.top_k}) must be at most the number of classes ({self.data.num_classes}); "
+                "set it lower, or leave top_k out of evaluation.metrics"
+            )
+        return self

@@ -121,9 +121,9 @@ def train(
         ValueError: there are no training images, or early stopping has no validation data.
     """
     if len(data) == 0:
-        raise ValueError("there are no training images; check the data set's num_train and folds")
+        raise SettingsError("there are no training images; check the data set's num_train and folds")
     if settings.early_stop_epochs is not None and not validation:
-        raise ValueError("early_stop_epochs needs validation data; set data.folds to 2 or more, or leave early_stop_epochs out")
+        raise SettingsError("early_stop_epochs needs validation data; set data.folds to 2 or more, or leave early_stop_epochs out")
     job = _Job(
         data=data, settings=settings, seed=seed, round=round, context=context, validation=validation, extra_per_epoch=extra_per_epoch
     )

@@ -18,7 +18,7 @@ def epoch_order(num: int, extra: int, *, seed: int, purpose: str, counters: tupl
         ValueError: there is nothing to draw from.
     """
     if num < 1:
-        raise ValueError("there are no training samples; check the data set's num_train and folds, and the selection")
+        raise SettingsError("there are no training samples; check the data set's num_train and folds, and the selection")
     num_passes = -(-(num + extra) // num)
     passes = [generator(seed, purpose, *counters, number).permutation(num) for number in range(num_passes)]
     return np.concatenate(passes)[: num + extra]
