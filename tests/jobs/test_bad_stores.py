@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pipeline.core.plan import Plan
@@ -19,12 +18,14 @@ from tests.jobs.support import (
     NUM_STEPS,
     assert_equal_tables,
     attrain,
+    logs,
     run,
     steps_of,
     submit,
     tables,
     tiny_base,
     write_experiment,
+    write_mnist,
 )
 
 STAGE_NAMES = [stage.name for stage in STAGES]
@@ -234,21 +235,6 @@ def test_verify_goes_on_after_a_bad_record_and_names_every_bad_artifact(finished
     assert f"{NUM_STEPS} artifacts, 3 not as recorded" in done.stdout
 
 
-def write_mnist(root: Path) -> Path:
-    """Idx files of 80 training and 40 test images of noise; the training images' file."""
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    draw = np.random.default_rng(0)
-    for prefix, count in (("train", 80), ("t10k", 40)):
-        images = draw.integers(256, size=(count, 28, 28), dtype=np.uint8)
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(
-            b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in images.shape) + images.tobytes()
-        )
-        labels = np.arange(count, dtype=np.uint8) % 10
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + count.to_bytes(4, "big") + labels.tobytes())
-    return folder / "train-images-idx3-ubyte"
-
-
 def test_an_idx_file_cut_short_is_named_blocks_only_its_own_runs_and_the_same_command_continues(tmp_path):
     sweep = {"list": [{"arm": "small"}, {"arm": "idx", "data": {"dataset": "mnist", "num_train": 80, "num_test": 40}}]}
     experiment = write_experiment(tmp_path, base=tiny_base(pretraining={"epochs": 1}), sweep=sweep, table={})
@@ -263,6 +249,9 @@ def test_an_idx_file_cut_short_is_named_blocks_only_its_own_runs_and_the_same_co
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"DataFileError: {images}: wanted {len(whole)} bytes" in done.stdout
     assert "it is cut short, fetch it again" in done.stdout
+    assert "1 failed for their settings or data: change what the errors name, then submit again" in done.stdout
+    assert "the same command runs again" not in done.stdout
+    assert not any("Traceback" in log.read_text() for log in logs(tmp_path / "store"))
     assert "blocked: 2 steps that need them" in done.stdout
     assert sorted(tables(tmp_path / "store")["results"]["state"].str.partition(":")[0]) == ["done", "missing"]
 

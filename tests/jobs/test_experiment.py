@@ -65,6 +65,26 @@ REFUSED = {
         "experiment: e\nbase: {data: {dataset: mnist_small, folds: 1}, pretraining: {early_stop_epochs: 1}}",
         "early_stop_epochs needs validation data, but data.folds is 1; set data.folds",
     ),
+    "more training samples than there are": (
+        "experiment: e\nbase: {data: {dataset: mnist_small, num_train: 999999}}",
+        r"base\.data: num_train: wanted 999999 samples, but there are 4000; ask for fewer, or for all \(null\)",
+    ),
+    "more test samples than the test split has": (
+        "experiment: e\nbase: {data: {dataset: mnist_small, test_fraction: 0.1, num_test: 501}}",
+        r"num_test: wanted 501 samples, but there are 500",
+    ),
+    "fewer training samples than folds": (
+        "experiment: e\nbase: {data: {dataset: mnist, num_train: 3, folds: 5}}",
+        r"5 folds need at least as many training samples, got num_train 3; set folds lower",
+    ),
+    "patches that overlap": (
+        "experiment: e\nbase: {data: {dataset: shortcut, size: 30}}",
+        r"base\.data: 10 patches of 30 px overlap along the border of 28 x 28 px images; largest size: 5",
+    ),
+    "a top_k of more classes than there are": (
+        "experiment: e\nbase: {evaluation: {top_k: 11}}",
+        r"evaluation\.top_k \(11\) must be at most the number of classes \(10\); set it lower, or leave top_k out",
+    ),
     "no name": ("base: {}", r"e\.yaml\.experiment: Field required"),
     "a name that is no file name": ("experiment: a/b", r"experiment: wanted a name of at most 60 letters, digits, .*; got 'a/b'"),
     "a name that leads out of the store": (

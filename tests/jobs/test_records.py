@@ -7,12 +7,16 @@ import pytest
 
 from jobs import run
 from jobs.experiment import load_experiment
-from jobs.planning import find_plan, make_plan, versions
-from jobs.run import DONE, Task, run_task
+from jobs.planning import find_plan, make_plan, not_honoured_here, versions
+from jobs.repair import advice
+from jobs.run import DONE, Task, run_task, stage_named
+from pipeline.core.files import write_text
 from pipeline.core.records import digest
-from pipeline.core.settings import SettingsError
-from pipeline.core.store import Store
-from tests.jobs.support import tiny_base, write_experiment
+from pipeline.core.settings import SettingsError, parse
+from pipeline.core.step import make_key, own_settings
+from pipeline.core.store import FAILURE, Store
+from pipeline.methods.datasets import Dataset
+from tests.jobs.support import tiny_base, write_experiment, write_mnist
 
 
 @pytest.fixture
@@ -55,3 +59,47 @@ def test_a_file_that_names_no_experiment_is_taken_by_its_own_name(planned, store
     (tmp_path / "r.yaml").write_text(json.dumps({"experiment": "new"}))
     with pytest.raises(SettingsError, match=r"has no plan of 'new'; it has tiny. `attrain submit .*r.yaml` makes one"):
         find_plan(str(tmp_path / "r.yaml"), store)
+
+
+def failing(planned, tmp_path, data):
+    """A plan whose first step has other settings of the data, under the key of those."""
+    first = planned.steps[0]
+    own = {"data": data}
+    key = make_key(stage_named("prepare"), own_settings({"data": parse(Dataset, data, where="data")}), {})
+    step = replace(first, own=own, key=key)
+    return Task(plan=planned, store=Store(tmp_path / "store"), step=step, data_root=tmp_path / "data", wait_s=0)
+
+
+@pytest.mark.parametrize(("what", "error"), [("too many", "wanted 81 samples, but there are 80"), ("no files", "mnist needs")])
+def test_settings_and_data_that_can_not_be_worked_with_end_a_step_with_78_and_one_line(planned, tmp_path, capsys, what, error):
+    if what == "too many":
+        write_mnist(tmp_path / "data")
+    task = failing(planned, tmp_path, {"dataset": "mnist", "num_train": 81})
+    assert run_task(task) == 78
+    told = capsys.readouterr()
+    assert error in told.err
+    assert len(told.err.splitlines()) == 1
+    assert advice([task.step.name], task.store) == "1 failed for their settings or data: change what the errors name, then submit again"
+
+
+@pytest.mark.parametrize(("codes", "lines"), [([78, 1], 2), ([1], 1), ([None], 1), ([78, 78], 1)])
+def test_only_what_failed_for_another_reason_is_promised_another_try(store, codes, lines):
+    names = [f"prepare/{number}" for number in range(len(codes))]
+    for name, code in zip(names, codes, strict=True):
+        with store.attempt(name) as attempt:
+            if code is not None:
+                write_text(attempt.folder / FAILURE, json.dumps({"exit_code": code}))
+    told = advice(names, store)
+    assert len(told.splitlines()) == lines
+    assert ("the same command runs again what failed" in told) == (set(codes) != {78})
+
+
+def test_what_this_machine_does_not_honour_is_told_once_by_setting(planned):
+    assert not_honoured_here(planned) == []
+    resources = {"retrain": {"nodes": 2, "memory_gb": 4.0}, "pretrain": {"tasks_per_node": 2, "time_min": 5}}
+    plan = replace(planned, facts=planned.facts | {"identity": planned.facts["identity"] | {"resources": resources}})
+    assert not_honoured_here(plan) == [
+        "on this machine there is one process a step: resources of retrain, pretrain ask for another",
+        "on this machine there is no limit of memory: resources of retrain ask for another",
+        "on this machine there is no limit of time: resources of pretrain ask for another",
+    ]

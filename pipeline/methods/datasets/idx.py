@@ -36,9 +36,7 @@ class Mnist(SplitSettings):
         """See `DatasetSettings.load`."""
         if missing := self.missing_files(root):
             names = ", ".join(str(path) for path in missing)
-            raise MissingDataError(
-                f"mnist needs {names} (or .gz); put them there, or point ATTRAIN_DATA to the folder that holds {FOLDER}"
-            )
+            raise MissingDataError(f"mnist needs {names} (or .gz); put them there, or point ATTRAIN_DATA to the folder that holds {FOLDER}")
         parts = [self._split(root, split, keep) for split, keep in (("train", self.num_train), ("test", self.num_test))]
         images, labels, splits, sources = zip(*parts, strict=True)
         return Samples(

@@ -5,6 +5,8 @@ B = batch, C = channels, D = feature maps, H, W = pixels, h, w = pixels after po
 
 from torch import Tensor, nn
 
+from pipeline.core.settings import SettingsError
+
 
 class ConvNet(nn.Module):
     """`features` keeps the image plane, for methods that explain its last maps; `classifier` turns it into logits."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.randomness import stream_key
+from pipeline.core.settings import SettingsError
 from pipeline.methods.lazy import torch
 from pipeline.methods.training.checkpoint import Saver, newest, read
 from pipeline.methods.training.data import ImageSet
@@ -118,7 +119,7 @@ def train(
     Raises:
         StopRequested: a rank was asked to stop; the checkpoint is written.
         NonFiniteLossError: the loss or a weight became infinite or not a number; on every rank.
-        ValueError: there are no training images, or early stopping has no validation data.
+        SettingsError: there are no training images, or early stopping has no validation data.
     """
     if len(data) == 0:
         raise SettingsError("there are no training images; check the data set's num_train and folds")

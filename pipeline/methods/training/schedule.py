@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.randomness import generator
+from pipeline.core.settings import SettingsError
 from pipeline.methods.training.settings import Training
 
 
@@ -15,7 +16,7 @@ def epoch_order(num: int, extra: int, *, seed: int, purpose: str, counters: tupl
     The first `num` do not depend on `extra`.
 
     Raises:
-        ValueError: there is nothing to draw from.
+        SettingsError: there is nothing to draw from.
     """
     if num < 1:
         raise SettingsError("there are no training samples; check the data set's num_train and folds, and the selection")
