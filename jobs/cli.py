@@ -6,6 +6,7 @@ The commands, each a function; what they do lives in the modules they call. Noth
 import errno
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -15,7 +16,19 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from jobs import operating  # noqa: F401 - adds its commands
-from jobs.options import DATA, STORE, Backend, DataOption, ExperimentArgument, PlanArgument, SetOption, StoreOption, app, console
+from jobs.options import (
+    DATA,
+    STAGE_NAMES,
+    STORE,
+    Backend,
+    DataOption,
+    ExperimentArgument,
+    PlanArgument,
+    SetOption,
+    StoreOption,
+    app,
+    console,
+)
 from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, StalePlanError
 from pipeline.core.settings import SettingsError
@@ -26,11 +39,17 @@ if TYPE_CHECKING:
 
 
 @app.callback(invoke_without_command=True)
-def begin(context: typer.Context) -> None:
+def begin(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
     """Attribution-guided training as a batch pipeline on SLURM, or on this machine.
 
     Environment: ATTRAIN_STORE (default ./runs) and ATTRAIN_DATA (default ./data).
     """
+    if version:
+        console.print(f"attrain {metadata.version('attrain')}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         console.print(
             "attrain: attribution-guided training as a batch pipeline\n\n"
@@ -65,6 +84,8 @@ def _load(name: str, overrides: list[str], data: Path, *, strict: bool) -> "Expe
     remaining = experiment.only(kept) if absent else experiment
     if remaining.file.table.control != experiment.file.table.control:
         console.print(Text(f"no differences are shown: the control arm {experiment.file.table.control!r} is left out", style="yellow"))
+    for one, other in remaining.same_arms:
+        console.print(Text(f"arms {one!r} and {other!r} have the same steps: nothing that tells them apart has an effect", style="yellow"))
     return remaining
 
 
@@ -123,6 +144,8 @@ def submit(
     from jobs.launch import launch
     from jobs.planning import make_plan
 
+    if executor != "slurm" and backend != "submitit":
+        raise SettingsError(f"--executor {executor} is one of submitit's; add --backend submitit, or leave it out")
     loaded = _load(experiment, set_, data, strict=strict)
     if dry_run:
         show(loaded, Store(store), backend=backend, console=console)
@@ -135,7 +158,7 @@ def submit(
 @app.command()
 def run(
     plan: Annotated[Path, typer.Option(help="Folder of the plan.")],
-    stage: Annotated[str, typer.Option(help="Stage of the step.")],
+    stage: Annotated[str, typer.Option(help=f"Stage of the step: {', '.join(STAGE_NAMES)}.")],
     index: Annotated[int, typer.Option(help="Index of the step within its stage.")],
     stop_file: Annotated[Path | None, typer.Option(help="Leave a checkpoint and end with 75 once this file is there.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Do nothing; end with 0 if the step's record is there, else with 70.")] = False,

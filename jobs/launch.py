@@ -23,7 +23,7 @@ def launch(plan: Plan, store: Store, *, backend: str, executor: str = "slurm", d
     os.utime(plan.folder / FACTS)  # `attrain status EXPERIMENT` means the plan that was launched last.
     _set_broken_aside(plan, store, console)
     missing = [step for step in plan.steps if not store.has(step.name)]
-    chosen = _choose(backend)
+    chosen = _choose(backend, executor=executor)
     console.print(
         f"{plan.facts['experiment']}: {len(plan.steps)} steps, {len(plan.steps) - len(missing)} done, {len(missing)} to run ({chosen})"
     )
@@ -74,11 +74,12 @@ def siblings(plan: Plan) -> list[Plan]:
     return [other for other in others if other.facts["experiment"] == name]
 
 
-def _choose(backend: str) -> str:
+def _choose(backend: str, *, executor: str = "slurm") -> str:
     if backend == "auto":
         return "slurm" if slurm.is_there() else "local"
-    if backend == "slurm" and not slurm.is_there():
-        raise slurm.SchedulerError("no SLURM answers here (sbatch, scontrol ping); use --backend local, or log in where there is one")
+    if backend in ("slurm", "submitit") and executor == "slurm" and not slurm.is_there():
+        here = "--backend local" if backend == "slurm" else "--backend submitit --executor local"
+        raise slurm.SchedulerError(f"no SLURM answers here (sbatch, scontrol ping); use {here}, or log in where there is one")
     return backend
 
 

@@ -148,6 +148,8 @@ def read_plans(folders: Iterable[Path], *, say: Callable[[str], None]) -> list[P
 
 
 def _newest_folders(store: Store) -> dict[str, Path]:
+    if store.root.exists() and not store.root.is_dir():
+        raise SettingsError(f"the store {store.root} is a file; set ATTRAIN_STORE (or --store) to a folder")
     written = [path for path in plans_of(store).glob(f"*/{FACTS}") if not path.parent.name.startswith(".")]
     written.sort(key=lambda path: path.stat().st_mtime)
     return {path.parent.name.rpartition("-")[0]: path.parent for path in written}
