@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -19,6 +20,7 @@ from rich.text import Text
 from jobs import operating  # noqa: F401 - adds its commands
 from jobs.options import (
     DATA,
+    STAGE_NAMES,
     STORE,
     Backend,
     DataOption,
@@ -34,18 +36,24 @@ from jobs.options import (
 from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, StalePlanError
 from pipeline.core.settings import SettingsError
-from pipeline.core.store import Store, StoreError
+from pipeline.core.store import Store
 
 if TYPE_CHECKING:
     from jobs.experiment import Experiment
 
 
 @app.callback(invoke_without_command=True)
-def begin(context: typer.Context) -> None:
+def begin(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
     """Attribution-guided training as a batch pipeline on SLURM, or on this machine.
 
     Environment: ATTRAIN_STORE (default ./runs) and ATTRAIN_DATA (default ./data).
     """
+    if version:
+        console.print(f"attrain {metadata.version('attrain')}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         console.print(
             "attrain: attribution-guided training as a batch pipeline\n\n"
@@ -80,6 +88,8 @@ def _load(name: str, overrides: list[str], data: Path, *, strict: bool) -> "Expe
     remaining = experiment.only(kept) if absent else experiment
     if remaining.file.table.control != experiment.file.table.control:
         console.print(Text(f"no differences are shown: the control arm {experiment.file.table.control!r} is left out", style="yellow"))
+    for one, other in remaining.same_arms:
+        console.print(Text(f"arms {one!r} and {other!r} have the same steps: nothing that tells them apart has an effect", style="yellow"))
     return remaining
 
 
@@ -141,6 +151,8 @@ def submit(
     from jobs.launch import launch
     from jobs.planning import make_plan
 
+    if executor != "slurm" and backend != "submitit":
+        raise SettingsError(f"--executor {executor} is one of submitit's; add --backend submitit, or leave it out")
     loaded = _load(experiment, set_, data, strict=strict)
     if dry_run:
         show(loaded, Store(store), backend=backend, data_root=data, console=console)
@@ -154,7 +166,7 @@ def submit(
 @app.command()
 def run(
     plan: Annotated[Path, typer.Option(help="Folder of the plan.")],
-    stage: Annotated[str, typer.Option(help="Stage of the step.")],
+    stage: Annotated[str, typer.Option(help=f"Stage of the step: {', '.join(STAGE_NAMES)}.")],
     index: Annotated[
         list[int], typer.Option(help="Index of the step within its stage; give it again for more steps, one after the other.")
     ],
@@ -188,25 +200,24 @@ def verify(
     store: StoreOption = STORE,
 ) -> None:
     """Hash every file of finished artifacts again and hold it against its record. Ends with 1 if anything differs."""
-    from jobs.planning import find_plan
+    from jobs.planning import find_plan, newest_plans
+    from jobs.repair import damage, made_of
 
     known = Store(store)
-    names = [step.name for step in find_plan(experiment, known).steps if known.has(step.name)] if experiment else list(known.names())
-    wrong = [(name, problem) for name in names for problem in _problems(known, name)]
-    for name, problem in wrong:
-        console.print(Text(f"{name}: {problem}", style="red"))
+    plans = [find_plan(experiment, known)] if experiment else newest_plans(known).values()
+    planned = {step.name: step for found in plans for step in found.steps}
+    names = [name for name in planned if known.has(name)] if experiment else list(known.names())
+    wrong = damage(known, names, planned=planned)
+    descendants = made_of(known, wrong, planned=planned)
+    for name, problems in wrong.items():
+        for problem in problems:
+            console.print(Text(f"{name}: {problem}", style="red"))
+        if descendants[name]:
+            console.print(Text(f"  made of it, perhaps as it is now: {', '.join(descendants[name])}", style="yellow"))
     if wrong:
         console.print(f"remove the folders named above from {store}, then submit again: only they are made anew")
-    console.print(f"{len(names)} artifacts, {len({name for name, _ in wrong})} not as recorded")
+    console.print(f"{len(names)} artifacts, {len(wrong)} not as recorded")
     raise typer.Exit(1 if wrong else 0)
-
-
-def _problems(store: Store, name: str) -> list[str]:
-    """What is wrong with an artifact; one line where its record or a file can not be read at all."""
-    try:
-        return store.check(name)
-    except (StoreError, OSError) as error:
-        return [str(error)]
 
 
 @app.command()

@@ -104,7 +104,7 @@ def _run_first(task: Task) -> int:
                 print(f"{task.step.name} is there already", flush=True)
                 return _tell_all(DONE, task)
             with recorded_failure(attempt, task):
-                inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
+                inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s, stop=task.stop)
         except Exception as error:
             return _tell_all(tell(error, task), task)
         broadcast_text(json.dumps({"folder": str(attempt.folder), "earlier": [str(p) for p in attempt.earlier]}), task.ranks)
@@ -129,7 +129,7 @@ def _run_other(task: Task) -> int:
     told = json.loads(broadcast_text(None, task.ranks))
     if "code" in told:
         return told["code"]
-    inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
+    inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s, stop=task.stop)
     folder = Path(told["folder"])
     try:
         execute(task, inputs, folder / "out", folder / "scratch", tuple(Path(p) for p in told["earlier"]))

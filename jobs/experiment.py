@@ -12,29 +12,30 @@ cluster: {partition: null, ...}
 table: {control: ARM, metrics: [test.accuracy], by: [data.base]}
 """
 
-import copy
 import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
+from jobs.reading import MAX_BYTES, read_yaml
 from jobs.resources import Cluster, Resources
+from jobs.sweep import describe, merged, points_of, put, sets
 from pipeline.config import RunConfig
-from pipeline.core.settings import Settings, SettingsError, canonical_json, flatten, members, nearest, parse, tag_field
+from pipeline.core.settings import Settings, SettingsError, canonical_json, flatten, nearest, parse
 from pipeline.stages import STAGES, StepsOfRuns, steps_of
 from results.collect import settings_of
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
-MAX_BYTES, MAX_DEPTH, MAX_RUNS = 1_000_000, 20, 100_000
-NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
+MAX_RUNS = 100_000
+NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,59}"
 
 
 class Table(Settings):
@@ -42,17 +43,25 @@ class Table(Settings):
 
     control: str | None = None
     """Arm that the others are held against, unless they name their own; None shows no differences to it."""
-    metrics: tuple[str, ...] = ("test.accuracy",)
+    metrics: tuple[str, ...] = Field(default=("test.accuracy",), min_length=1)
     """Columns of the summary, as `<split>.<metric>`; all metrics are in the Parquet and CSV files."""
     by: tuple[str, ...] = ()
     """Settings, as columns such as `data.base`, that get a summary of their own for each of their values."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _check_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        for name, count in Counter(metrics).items():
+            if count > 1:
+                raise ValueError(f"{name!r} is given {count} times; name each column once")
+        return metrics
 
 
 class ExperimentFile(Settings):
     """The top level of an experiment file."""
 
-    experiment: str = Field(pattern=NAME, max_length=60)
-    """Name: letters, digits, '.', '_' and '-'; the first a letter, a digit or '_'."""
+    experiment: str
+    """Name: at most 60 letters, digits, '.', '_' and '-'; the first a letter, a digit or '_'."""
     base: dict[str, Any] = Field(default_factory=dict)
     """Settings that all runs share, unless the sweep says otherwise."""
     sweep: dict[str, Any] = Field(default_factory=dict)
@@ -63,6 +72,15 @@ class ExperimentFile(Settings):
     """What all jobs ask for."""
     table: Table = Table()
     """What the summary shows."""
+
+    @field_validator("experiment")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not re.fullmatch(NAME, name):
+            raise ValueError(
+                f"wanted a name of at most 60 letters, digits, '.', '_' and '-', the first a letter, a digit or '_'; got {name!r}"
+            )
+        return name
 
     @field_validator("resources")
     @classmethod
@@ -115,6 +133,16 @@ class Experiment:
         """All unique steps, and the last one of each run."""
         return steps_of(run.config for run in self.runs)
 
+    @property
+    def same_arms(self) -> list[tuple[str, str]]:
+        """Pairs of arms that are the same work under two names."""
+        first: dict[tuple[int, str], str] = {}
+        pairs = []
+        for run, step in zip(self.runs, self.steps.last, strict=True):
+            other = first.setdefault((run.config.seed, step.name), run.arm)
+            pairs += [(other, run.arm)] if other != run.arm else []
+        return list(dict.fromkeys(pairs))
+
     def only(self, positions: Iterable[int]) -> "Experiment":
         """The experiment with only the runs of the given positions; without a control where that is not among them.
 
@@ -125,41 +153,6 @@ class Experiment:
         control = self.file.table.control if self.file.table.control in {run.arm for run in runs} else None
         table = self.file.table.model_copy(update={"control": control})
         return Experiment(self.file.model_copy(update={"table": table}), self.text, runs)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader; 1e-3 is a number (YAML 1.2), a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        for key, count in keys.items():
-            if count > 1:
-                raise SettingsError(f"line {node.start_mark.line + 1}: {key!r} is given twice; leave one out")
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"), list("-+0123456789."))
-
-
-def read_yaml(text: str, *, where: str) -> Any:
-    """Parse bounded YAML safely.
-
-    Raises:
-        SettingsError: it is too large, too deep or no YAML.
-    """
-    if len(text.encode()) > MAX_BYTES:
-        raise SettingsError(f"{where} is too large; an experiment file has at most {MAX_BYTES} bytes")
-    try:
-        depth = 0
-        for event in yaml.parse(text, Loader=_Loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
-                raise SettingsError(f"it has aliases or is nested deeper than {MAX_DEPTH}; write it out flat")
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except SettingsError as error:
-        raise SettingsError(f"{where}: {error}") from None
-    except (yaml.YAMLError, ValueError, LookupError) as error:  # ValueError: a date such as 2020-13-45
-        raise SettingsError(f"{where} is not YAML: {error}") from None
 
 
 def find_experiment(given: str) -> Path:
@@ -189,15 +182,19 @@ def load_experiment(given: str, *, overrides: Iterable[str] = ()) -> Experiment:
         raise SettingsError(f"{path} can not be read as UTF-8 text: {error}") from None
     tree = read_yaml(text, where=str(path))
     if not isinstance(tree, dict):
-        raise SettingsError(f"{path} holds {type(tree).__name__}; wanted a mapping with `experiment:` and `base:`")
+        held = "is empty" if tree is None else f"holds {type(tree).__name__}"
+        raise SettingsError(f"{path} {held}; wanted a mapping with `experiment:` and `base:`")
     overrides = list(overrides)
     for override in overrides:
         _override(tree, override)
+    for block in [name for name, value in tree.items() if value is None and name in ("base", "sweep", "resources", "cluster", "table")]:
+        raise SettingsError(f"{path.name}: {block}: nothing is written under it; write what it is to hold, or leave it out")
     file = parse(ExperimentFile, tree, where=path.name)
     runs = tuple(expand(file, where=path.name))
     if not runs:
         raise SettingsError(f"{path.name}: sweep has no runs; give each swept field at least one value")
     experiment = Experiment(file, yaml.safe_dump(tree, sort_keys=False) if overrides else text, runs)
+    _check_overrides(file, overrides, where=path.name)
     _check_arms(experiment, where=path.name)
     _check_table(file.table, runs, where=path.name)
     return experiment
@@ -237,6 +234,24 @@ def _check_table(table: Table, runs: tuple[Run, ...], *, where: str) -> None:
             raise SettingsError(f"{where}: table.metrics: wanted <split>.<metric>, got {column!r}{nearest(metric, measured)}")
         if split not in splits:
             raise SettingsError(f"{where}: table.metrics: {column!r}: no data set of the runs has split {split!r}{nearest(split, splits)}")
+        _check_column(column, runs, by=table.by, where=where)
+
+
+def _check_column(column: str, runs: Iterable[Run], *, by: Iterable[str], where: str) -> None:
+    """Refuse a column that stays empty in the row of an arm; data sets with a table of their own may differ in their splits."""
+    split, _, metric = column.rpartition(".")
+    for run in runs:
+        metrics, splits = run.config.evaluation.metrics, _splits(run.config)
+        if metric not in metrics:
+            raise SettingsError(
+                f"{where}: table.metrics: arm {run.arm!r} does not measure {metric!r} (it measures {', '.join(metrics)}); add it to its "
+                f"evaluation.metrics, or leave {column!r} out of the table"
+            )
+        if split not in splits and not list(by):
+            raise SettingsError(
+                f"{where}: table.metrics: arm {run.arm!r} has no split {split!r} (it has {', '.join(splits)}); leave {column!r} out of the "
+                "table, or give each data set a table of its own (table.by: [data])"
+            )
 
 
 def _check_controls(runs: Iterable[Run], arms: set[str], *, where: str) -> None:
@@ -265,17 +280,16 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if block != name and isinstance(tree.get("sweep"), dict):  # The names of a sweep are dotted themselves.
         tree["sweep"][block] = given
     else:
-        _put(tree, name, given, where=f"--set {override}")
+        put(tree, name, given, where=f"--set {override}")
 
 
-def _put(tree: dict[str, Any], name: str, value: Any, *, where: str) -> None:
-    """Put a value at a dotted name, in place, making mappings on the way."""
-    *parents, last = name.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
-            raise SettingsError(f"{where}: {parent} is {tree!r}, not a mapping")
-    tree[last] = value
+def _check_overrides(file: ExperimentFile, overrides: Iterable[str], *, where: str) -> None:
+    """Refuse to set in the base what every point of the sweep sets anew."""
+    blocks = _blocks(file, where=where)
+    for name in (override.partition("=")[0] for override in overrides):
+        field = name.removeprefix("base.")
+        if field != name and any(block and all(sets(point, field) for point in block) for block in blocks):
+            raise SettingsError(f"--set {name}: {field!r} is swept, so that no run takes it from the base; set sweep.{field}=[...] instead")
 
 
 def expand(file: ExperimentFile, *, where: str) -> Iterable[Run]:
@@ -285,16 +299,21 @@ def expand(file: ExperimentFile, *, where: str) -> Iterable[Run]:
         SettingsError: a run's settings are wrong, or the sweep is.
     """
     parse(RunConfig, file.base, where=f"{where}: base")  # What is wrong in the base is wrong there, not in some run.
-    in_order = sorted(file.sweep.items(), key=lambda item: item[0] == "seed")
-    blocks = [_block(name, values, where=f"{where}: sweep.{name}") for name, values in in_order]
+    blocks = _blocks(file, where=where)
     _check_blocks(blocks, where=where)
     swept = {name for block in blocks for point in block for name in point} - {"arm", "control", "seed"}
     for points in itertools.product(*blocks):
         point = {name: value for part in points for name, value in part.items()}
         arm, control = point.pop("arm", None), point.pop("control", None)
-        config = parse(RunConfig, _merged(file.base, point), where=f"{where}: run {point or 'base'}")
+        config = parse(RunConfig, merged(file.base, point), where=f"{where}: run {point or 'base'}")
         run = Run(arm or "", config, control)
-        yield run if arm else replace(run, arm=_describe(run.flat, swept) or "base")
+        yield run if arm else replace(run, arm=describe(run.flat, swept) or "base")
+
+
+def _blocks(file: ExperimentFile, *, where: str) -> list[list[dict[str, Any]]]:
+    """The points of each entry of the sweep; seeds last, so that they vary fastest."""
+    in_order = sorted(file.sweep.items(), key=lambda item: item[0] == "seed")
+    return [points_of(name, values, where=f"{where}: sweep.{name}") for name, values in in_order]
 
 
 def _check_blocks(blocks: list[list[dict[str, Any]]], *, where: str) -> None:
@@ -310,71 +329,5 @@ def _check_blocks(blocks: list[list[dict[str, Any]]], *, where: str) -> None:
     for name, label in ((name, point[name]) for point in points for name in ("arm", "control") if name in point):
         if not isinstance(label, str) or not label.strip():
             raise SettingsError(f"{where}: sweep: {name}: wanted a name, got {label!r}")
-
-
-def _block(name: str, values: Any, *, where: str) -> list[dict[str, Any]]:
-    """The points of one entry of the sweep: {dotted field: value} each."""
-    if name == "zip":
-        columns = list(values.values()) if isinstance(values, dict) else []
-        if not columns or not all(isinstance(column, tuple) for column in columns) or len({len(column) for column in columns}) != 1:
-            raise SettingsError(f"{where}: wanted lists of equal length by field, got {values!r}")
-        return [dict(zip(values, point, strict=True)) for point in zip(*columns, strict=True)]
-    if not isinstance(values, tuple):
-        raise SettingsError(f"{where}: wanted a list of values, got {values!r}")
-    if name != "list":
-        return [{name: value} for value in values]
-    for point in values:
-        if not isinstance(point, dict) or not all(isinstance(field, str) for field in point):
-            raise SettingsError(f"{where}: wanted a list of mappings, got {point!r}")
-    return list(values)
-
-
-def _merged(base: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with one point of the sweep put over it."""
-    tree = copy.deepcopy(dict(base))
-    for name, value in point.items():
-        old = _get(tree, name)
-        _put(tree, name, _over(old, value, name), where=f"sweep.{name}")
-    return tree
-
-
-def _get(tree: Any, name: str) -> Any:
-    for part in name.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
-
-
-def _over(old: Any, new: Any, name: str) -> Any:
-    """`new` over `old`: mappings are merged; where the choice changes, fields of `old` that the new choice lacks go.
-
-    A field that no choice has stays, to be refused.
-    """
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return new
-    choices = _choices(name)
-    tag_name = next((tag_field(cls) for cls in choices.values()), None)
-    kept = old
-    if tag_name in new and (chosen := choices.get(new[tag_name])):
-        lost = {field for cls in choices.values() for field in cls.model_fields} - chosen.model_fields.keys()
-        kept = {field: value for field, value in old.items() if field not in lost}
-    return {**kept, **{field: _over(kept.get(field), value, f"{name}.{field}") for field, value in new.items()}}
-
-
-def _choices(name: str) -> dict[str, type[BaseModel]]:
-    """{tag: class} of what a dotted field of a run chooses from; empty where it is no choice."""
-    classes: list[Any] = [RunConfig]
-    choices: dict[str, type[BaseModel]] = {}
-    for part in name.split("."):
-        kinds = [cls.model_fields[part].annotation for cls in classes if part in cls.model_fields]
-        choices = {tag_value: cls for kind in kinds for tag_value, cls in members(kind).items()}
-        classes = [*choices.values(), *(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))]
-    return choices
-
-
-def _describe(flat: Mapping[str, Any], swept: set[str]) -> str:
-    """A name for the arm of a run, out of what is swept: 'augmentation=replace_top, selection.fraction=0.5'."""
-    parts = []
-    for name in sorted(swept):
-        here = {key: value for key, value in flat.items() if key == name or key.startswith(f"{name}.")}
-        parts += [f"{key}={value}" for key, value in here.items()] or [f"{name}=none"]
-    return ", ".join(parts)
+        if not label.isprintable():
+            raise SettingsError(f"{where}: sweep: {name}: wanted a name on one line, without control characters, got {label!r}")

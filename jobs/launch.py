@@ -15,7 +15,8 @@ from jobs.arrays import Adjustments, array_command, arrays_of, collect_command, 
 from jobs.evidence import gather, remember, remembered
 from jobs.experiment import Experiment
 from jobs.journal import journals
-from jobs.planning import check_writers, draft, environment
+from jobs.planning import check_writers, draft, environment, not_honoured_here, read_plans
+from jobs.repair import advice, set_broken_aside
 from jobs.retry import Evidence, Verdicts, fell, held_for_good, judge
 from jobs.selection import Selection, label, to_retry
 from jobs.status import StepStatus, status_of
@@ -29,7 +30,7 @@ def launch(plan: Plan, store: Store, *, backend: str, executor: str = "slurm", d
     os.utime(plan.folder / FACTS)  # `attrain status EXPERIMENT` means the plan that was launched last.
     _set_broken_aside(plan, store, console)
     missing = [step for step in plan.steps if not store.has(step.name)]
-    chosen = _choose(backend)
+    chosen = _choose(backend, executor=executor)
     console.print(
         f"{plan.facts['experiment']}: {len(plan.steps)} steps, {len(plan.steps) - len(missing)} done, {len(missing)} to run ({chosen})"
     )
@@ -80,25 +81,22 @@ def _submit(
 
 
 def _set_broken_aside(plan: Plan, store: Store, console: Console) -> None:
-    """Make room for artifacts that are not as their records say: missing files, other sizes, no record to read."""
-    for step in plan.steps:
-        if store.has(step.name) and (problem := store.problem(step.name)):
-            moved = store.set_aside(step.name)
-            console.print(Text(f"{problem}; set aside as {moved}, to be made anew", style="yellow"))
+    set_broken_aside(plan, store, say=lambda line: console.print(Text(line, style="yellow")))
 
 
 def siblings(plan: Plan) -> list[Plan]:
     """All plans of the plan's experiment in its store, itself among them: made from other code, or with other settings."""
     name = plan.facts["experiment"]
-    others = (Plan.read(path.parent) for path in plan.folder.parent.glob(f"{name}-*/{FACTS}"))
+    others = read_plans((path.parent for path in plan.folder.parent.glob(f"{name}-*/{FACTS}")), say=print)
     return [other for other in others if other.facts["experiment"] == name]
 
 
-def _choose(backend: str) -> str:
+def _choose(backend: str, *, executor: str = "slurm") -> str:
     if backend == "auto":
         return "slurm" if slurm.is_there() else "local"
-    if backend == "slurm" and not slurm.is_there():
-        raise slurm.SchedulerError("no SLURM answers here (sbatch, scontrol ping); use --backend local, or log in where there is one")
+    if backend in ("slurm", "submitit") and executor == "slurm" and not slurm.is_there():
+        here = "--backend local" if backend == "slurm" else "--backend submitit --executor local"
+        raise slurm.SchedulerError(f"no SLURM answers here (sbatch, scontrol ping); use {here}, or log in where there is one")
     return backend
 
 
@@ -107,6 +105,8 @@ def _launch_here(plan: Plan, store: Store, *, data_root: Path, console: Console,
     from jobs.local import LocalSweep
     from jobs.view import SweepView
 
+    for line in not_honoured_here(plan):
+        console.print(Text(line, style="yellow"))
     part = replace(plan, steps=tuple(step for step in plan.steps if step.name not in leave_out))
     done = {step.name for step in part.steps if store.has(step.name)}
     with SweepView(console, part.steps, done) as view:
@@ -120,7 +120,7 @@ def _launch_here(plan: Plan, store: Store, *, data_root: Path, console: Console,
         return outcome.exit_code
     collect(plan, store, console=console)
     if outcome.failed:
-        console.print("the same command runs again what failed; `attrain logs KEY` shows what a step printed")
+        console.print(advice(outcome.failed, store))
     return outcome.exit_code
 
 

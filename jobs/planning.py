@@ -1,19 +1,22 @@
 """An experiment becomes a plan on disk; and where plans, logs and results lie in a store."""
 
+import contextlib
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from jobs.experiment import Experiment
+from jobs.reading import MAX_BYTES, read_yaml
+from jobs.resources import Resources
 from pipeline.core.files import refuse_writable_by_others, shared_group
-from pipeline.core.plan import FACTS, TABLE, Plan, StalePlanError, code_digest, draft_plan, planned, write_plan
-from pipeline.core.settings import SettingsError, plain
+from pipeline.core.plan import FACTS, TABLE, DamagedPlanError, Plan, StalePlanError, code_digest, draft_plan, planned, write_plan
+from pipeline.core.settings import SettingsError, parse, plain
 from pipeline.core.store import Store
 
 CODE_ROOT = Path(__file__).resolve().parent.parent
@@ -45,11 +48,11 @@ def draft(experiment: Experiment, store: Store) -> Plan:
     return draft_plan(plans_of(store), experiment.name, steps, code_root=CODE_ROOT, packages=PACKAGES, facts=facts)
 
 
-def make_plan(experiment: Experiment, store: Store) -> Plan:
-    """Write the plan of an experiment, or find it there."""
+def make_plan(experiment: Experiment, store: Store, *, say: Callable[[str], None] = print) -> Plan:
+    """Write the plan of an experiment, or find it there; `say` is told of one that is damaged and set aside."""
     drafted = draft(experiment, store)
     store.make_root()
-    return write_plan(drafted, text=experiment.text, code_root=CODE_ROOT, packages=PACKAGES)
+    return write_plan(drafted, text=experiment.text, code_root=CODE_ROOT, packages=PACKAGES, say=say)
 
 
 def check_processes(experiment: Experiment) -> None:
@@ -79,6 +82,17 @@ def check_writers(plan: Plan, store: Store) -> None:
     group = shared_group(store.root)
     for path in (plan.code, plan.folder / TABLE, plan.folder / FACTS, plan.folder / "submissions"):
         refuse_writable_by_others(path, within=store.root, group=group)
+
+
+def not_honoured_here(plan: Plan) -> list[str]:
+    """What a plan asks for that the local back-end does not give, a line each setting."""
+    asked: dict[str, list[str]] = {}
+    for stage, resources in plan.facts["identity"]["resources"].items():
+        wanted = parse(Resources, resources, where=f"resources.{stage}")
+        for name in (["processes"] if wanted.num_processes > 1 else []) + [n for n in ("memory_gb", "time_min") if getattr(wanted, n)]:
+            asked.setdefault(name, []).append(stage)
+    kept = {"processes": "one process a step", "memory_gb": "no limit of memory", "time_min": "no limit of time"}
+    return [f"on this machine there is {kept[name]}: resources of {', '.join(stages)} ask for another" for name, stages in asked.items()]
 
 
 @cache
@@ -111,20 +125,43 @@ def find_plan(given: str, store: Store) -> Plan:
         if (path / FACTS).exists():
             return Plan.read(path)
     newest = _newest_folders(store)
-    name = Path(given).stem if given.endswith(".yaml") else given
+    name = _experiment_of(Path(given)) if given.endswith((".yaml", ".yml")) else given
     if name in newest:
         return Plan.read(newest[name])
     raise SettingsError(
-        f"{plans_of(store)} has no plan of {given!r}; it has {', '.join(sorted(newest)) or 'none'}. `attrain submit {given}` makes one"
+        f"{plans_of(store)} has no plan of {name!r}; it has {', '.join(sorted(newest)) or 'none'}. `attrain submit {given}` makes one"
     )
 
 
-def newest_plans(store: Store) -> dict[str, Plan]:
-    """The newest plan of each experiment, by experiment."""
-    return {name: Plan.read(folder) for name, folder in _newest_folders(store).items()}
+def _experiment_of(path: Path) -> str:
+    """The name that an experiment file gives itself; that of the file where it can not be read."""
+    with contextlib.suppress(OSError, UnicodeDecodeError, SettingsError):
+        tree = read_yaml(path.read_text()[:MAX_BYTES], where=str(path))
+        if isinstance(tree, dict) and isinstance(tree.get("experiment"), str):
+            return tree["experiment"]
+    return path.stem
+
+
+def newest_plans(store: Store, *, say: Callable[[str], None] = print) -> dict[str, Plan]:
+    """The newest plan of each experiment, by experiment; `say` is told of those left out since they are damaged."""
+    plans = read_plans(_newest_folders(store).values(), say=say)
+    return {plan.facts["experiment"]: plan for plan in plans}
+
+
+def read_plans(folders: Iterable[Path], *, say: Callable[[str], None]) -> list[Plan]:
+    """The plans of some folders, less those that are damaged, of which `say` is told."""
+    plans = []
+    for folder in folders:
+        try:
+            plans.append(Plan.read(folder))
+        except DamagedPlanError as error:
+            say(f"left out: {error}")
+    return plans
 
 
 def _newest_folders(store: Store) -> dict[str, Path]:
+    if store.root.exists() and not store.root.is_dir():
+        raise SettingsError(f"the store {store.root} is a file; set ATTRAIN_STORE (or --store) to a folder")
     written = [path for path in plans_of(store).glob(f"*/{FACTS}") if not path.parent.name.startswith(".")]
     written.sort(key=lambda path: path.stat().st_mtime)
     return {path.parent.name.rpartition("-")[0]: path.parent for path in written}
@@ -143,8 +180,9 @@ def _git(root: Path, arguments: Sequence[str]) -> str:
     return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout
 
 
+@cache
 def versions() -> dict[str, Any]:
-    """Python, the machine and the packages that results depend on."""
+    """Python, the machine and the packages that results depend on, of this process. Not to be changed."""
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     for name in REPORTED:
         try:

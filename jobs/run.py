@@ -1,6 +1,6 @@
 """Run one step of a plan: what every back-end's tasks do.
 
-Exit codes: 0 done or already there; 75 checkpointed, wants to be run again; 78 bad settings or another plan's code; 69 an input
+Exit codes: 0 done or already there; 75 checkpointed, wants to be run again; 78 bad settings, bad data or another plan's code; 69 an input
 is missing; 70 all went well but the record is not seen; 73 the store can not be written; 1 failed.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from jobs.labels import labelled
 from jobs.machine import choose_device, device_name, peak_gpu_memory_mb, peak_memory_mb, reset_peak_memory
-from jobs.planning import check_code
+from jobs.planning import check_code, versions
 from jobs.resources import Resources
 from jobs.stops import MAX_REQUEUES_WITHOUT_PROGRESS, REQUEUE, NoProgressError, Stop, StopFlag, read_failure, stops_without_progress
 from pipeline.core.context import Context, StopRequested
@@ -31,6 +31,7 @@ from pipeline.core.ranks import Ranks
 from pipeline.core.settings import SettingsError, parse
 from pipeline.core.step import Stage, make_key, own_settings
 from pipeline.core.store import FAILURE, PROGRESS, Attempt, MissingInputError, OwnedError, Store, StoreError, slurm_task
+from pipeline.methods.datasets import DataFileError
 from pipeline.stages import STAGES
 
 DONE, FAILED, MISSING_INPUT, NO_RECORD, STORE_FAILED, BAD_SETTINGS = 0, 1, 69, 70, 73, 78
@@ -38,6 +39,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     StopRequested: REQUEUE,
     SettingsError: BAD_SETTINGS,
     StalePlanError: BAD_SETTINGS,
+    DataFileError: BAD_SETTINGS,
     MissingInputError: MISSING_INPUT,
     StoreError: STORE_FAILED,
 }
@@ -225,7 +227,7 @@ def _run_alone(task: Task) -> int:
             print(f"{task.step.name} is there already", flush=True)
             return DONE
         with recorded_failure(attempt, task):
-            inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s)
+            inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s, stop=task.stop)
             facts = execute(task, inputs, attempt.out, attempt.scratch, attempt.earlier)
             attempt.publish(facts)
     print(f"{task.step.name} is done", flush=True)
@@ -332,6 +334,7 @@ def _disk_trouble(folder: Path, error: Exception) -> str | None:
 def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earlier: tuple[Path, ...]) -> dict[str, Any]:
     """Run the stage's function; returns what the record says of it."""
     own = settings_of(task.step)
+    digests = task.store.digests(task.step.inputs)
     device = task.device or choose_device(task.resources, task.ranks)
     import torch
 
@@ -354,6 +357,7 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
     return {
         "settings": task.step.settings,
         "inputs": task.step.inputs,
+        "input_digests": digests,
         "round": task.step.round,
         "metrics": context.metrics,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
@@ -365,7 +369,8 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
         "num_threads": torch.get_num_threads(),
         "host": platform.node(),
         "slurm_job_id": slurm_task(),
-        **{name: task.plan.facts[name] for name in ("commit", "dirty", "code", "versions", "experiment")},
+        **{name: task.plan.facts[name] for name in ("commit", "dirty", "code", "experiment")},
+        "versions": versions(),
     }
 
 

@@ -60,3 +60,12 @@ class RunConfig(Settings):
                 "fraction, or rounds to 1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_top_k(self) -> "RunConfig":
+        if "top_k" in self.evaluation.metrics and self.evaluation.top_k > self.data.num_classes:
+            raise ValueError(
+                f"evaluation.top_k ({self.evaluation.top_k}) must be at most the number of classes ({self.data.num_classes}); "
+                "set it lower, or leave top_k out of evaluation.metrics"
+            )
+        return self

@@ -1,7 +1,8 @@
 """From a plan and a store to rows, one a run: its settings, its metrics, what it cost, and whether it is complete."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ def collect_runs(plan: Plan, store: Store) -> "pd.DataFrame":
     import pandas as pd
 
     steps = {step.name: step for step in plan.steps}
-    rows = [_row(run, steps, store) for run in plan.facts["identity"]["runs"]]
+    digest_of = cache(store.digest_of)
+    rows = [_row(run, steps, store, digest_of=digest_of) for run in plan.facts["identity"]["runs"]]
     columns = sorted({name for row in rows for name in row}, key=_column_order)
     return pd.DataFrame(rows, columns=columns)
 
@@ -100,7 +102,7 @@ def _commit(record: dict[str, Any]) -> str:
     return "unknown" if commit is None else commit[:12] + ("+changes" if record["dirty"] else "")
 
 
-def _row(run: dict[str, Any], steps: dict[str, PlannedStep], store: Store) -> dict[str, Any]:
+def _row(run: dict[str, Any], steps: dict[str, PlannedStep], store: Store, *, digest_of: Callable[[str], str | None]) -> dict[str, Any]:
     last = steps[run["step"]]
     chain = list({step.name: step for step in _chain(last, steps)}.values())
     row = {"arm": run["arm"], "seed": run["seed"]} | {
@@ -112,11 +114,11 @@ def _row(run: dict[str, Any], steps: dict[str, PlannedStep], store: Store) -> di
         return row | {"state": f"missing: {missing[0]}"}
     try:
         records = [store.record(step.name) for step in chain]
+        stale = [found for step in chain if (found := store.stale(step.name, digest_of=digest_of))]
     except StoreError as error:
         return row | {"state": f"broken: {error}"}
-    wrong = store.check(last.name, hashes=False)
-    if wrong:
-        return row | {"state": f"broken: {wrong[0]}; remove {store.folder(last.name)} and submit again"}
+    if wrong := [*stale, store.problem(last.name, digest_of=digest_of)][0]:
+        return row | {"state": f"broken: {wrong}; submit again"}
     cost = {
         "cost.seconds": round(sum(record["seconds"] for record in records), 3),
         "cost.samples_seen": sum(record["metrics"].get("samples_seen", 0) for record in records),

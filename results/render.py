@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from results.latex import latex
 from results.statistics import NUM_RESAMPLES
 from results.summary import metrics_of
 from results.units import unit_of
@@ -80,7 +81,8 @@ def difference_cell(row: Any, metric: str) -> Cell:
     pairs, expected = row[f"{metric}.num_pairs"], row[f"{metric}.n_expected"]
     above = f"{number(row[f'{metric}.difference'], sign='+')} {interval(row[f'{metric}.low'], row[f'{metric}.high'])}"
     t_interval = interval(row[f"{metric}.t_low"], row[f"{metric}.t_high"])
-    below = f"t {t_interval}" if t_interval else "no interval"
+    all_equal = not t_interval and pairs > 1  # By no other way does the t interval lack where the bootstrap has one.
+    below = f"t {t_interval}" if t_interval else "t n/a: all equal" if all_equal else "no interval"
     return above.strip(), f"{found_of_expected(pairs, expected)} {below}" if pairs < expected else below
 
 
@@ -196,7 +198,7 @@ def _markdown_column(texts: Sequence[str], *, left: bool) -> list[str]:
 
 def _markdown(text: str) -> str:
     """Text whose signs GitHub shows as they are. An underscore inside a word is left: it needs no escape there."""
-    escaped = "".join("\\" + sign if sign in "\\`*|<" else sign for sign in text)
+    escaped = "".join("\\" + sign if sign in "\\`*|<$" else sign for sign in text)
     return " ".join(escaped.split())
 
 
@@ -224,25 +226,6 @@ def _tabular(shown: Layout) -> str:
 
 def _latex_row(cells: Sequence[str]) -> str:
     return f"{' & '.join(cells)} \\\\"
-
-
-_LATEX = {
-    **{sign: "\\" + sign for sign in "&%$#_{}"},
-    "\\": "\\textbackslash{}",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "<": "\\textless{}",
-    ">": "\\textgreater{}",
-    "|": "\\textbar{}",
-    PLUS_MINUS: "$\\pm$",
-    "\N{UPWARDS ARROW}": "$\\uparrow$",
-    "\N{DOWNWARDS ARROW}": "$\\downarrow$",
-}
-
-
-def latex(text: str) -> str:
-    """Text that LaTeX sets as it is."""
-    return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
 def _latex_number(text: str) -> str:

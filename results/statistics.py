@@ -25,7 +25,7 @@ class Difference:
     """Bootstrap interval."""
     high: float = nan
     t_low: float = nan
-    """t interval."""
+    """t interval; NaN too where all differences are equal, whose standard deviation says nothing."""
     t_high: float = nan
     num_pairs: int = 0
 
@@ -45,7 +45,7 @@ def paired_difference(
         seed: of the resampling; equal N gives equal resamples, so that arms of a table stay comparable.
 
     Returns:
-        NaN for both intervals below two pairs, for the mean too at none.
+        NaN for both intervals below two pairs, for the mean too at none, and for the t interval where all differences are equal.
     """
     differences = [values[s] - control[s] for s in sorted(values.keys() & control.keys())]
     difference_N = np.array([d for d in differences if isfinite(d)], dtype=np.float64)
@@ -58,7 +58,9 @@ def paired_difference(
     tail = (1 - CONFIDENCE) / 2
     drawn_RN = generator(seed, "bootstrap").integers(num, size=(num_resamples, num))
     low, high = np.quantile(difference_N[drawn_RN].mean(axis=1), [tail, 1 - tail])
-    half_width = stdtrit(num - 1, 1 - tail) * difference_N.std(ddof=1) / sqrt(num)
+    # Equal but for rounding: of accuracies that are counts of one test set, not seldom. An interval of no width would be trusted.
+    sd = nan if np.ptp(difference_N) <= 1e-12 * max(1.0, abs(mean)) else difference_N.std(ddof=1)
+    half_width = stdtrit(num - 1, 1 - tail) * sd / sqrt(num)
     return Difference(
         mean=mean, low=float(low), high=float(high), t_low=float(mean - half_width), t_high=float(mean + half_width), num_pairs=num
     )

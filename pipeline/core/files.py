@@ -5,6 +5,7 @@ A store is its owner's alone (mode 0700), unless it was opened to a group (2770:
 
 import grp
 import hashlib
+import json
 import os
 import secrets
 import stat
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.core.errors import UserError
 
@@ -37,6 +38,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+        fsync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -45,6 +47,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a small text file, whole or not at all."""
     with whole_file(path) as file:
         file.write(text.encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The mapping in a small file; None where it is not there, or is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def fsync(path: Path) -> None:

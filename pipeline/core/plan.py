@@ -6,8 +6,9 @@ commit, versions), code/ (the packages that the tasks import) and, written as th
 
 import hashlib
 import json
+import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import fsync, new_folder
 from pipeline.core.settings import SettingsError, canonical_json, plain
 from pipeline.core.step import Step
-from pipeline.core.tables import read_table, write_table
+from pipeline.core.tables import TableError, read_table, write_table
 
 PLAN = pa.schema(
     [
@@ -40,6 +41,10 @@ TABLE, FACTS = "plan.parquet", "plan.json"
 
 class StalePlanError(UserError, RuntimeError):
     """The code that runs is not the code that the plan was made with."""
+
+
+class DamagedPlanError(SettingsError):
+    """A plan's folder lacks a file, or one is not as it was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +110,21 @@ class Plan:
 
         Raises:
             SettingsError: there is no plan in the folder.
+            DamagedPlanError: a file of it was cut short or changed.
         """
         for name in (TABLE, FACTS):
             if not (folder / name).exists():
-                raise SettingsError(f"{folder} holds no {name}; `attrain plan EXPERIMENT` makes a plan and prints its folder")
-        rows = read_table(folder / TABLE, PLAN).to_pylist()
-        steps = tuple(PlannedStep(**{**row, **{name: json.loads(row[name]) for name in ("own", "settings", "inputs")}}) for row in rows)
-        return cls(folder.resolve(), steps, json.loads((folder / FACTS).read_text()))
+                raise DamagedPlanError(f"{folder} holds no {name}; `attrain plan EXPERIMENT` makes a plan and prints its folder")
+        try:
+            rows = read_table(folder / TABLE, PLAN).to_pylist()
+            steps = tuple(PlannedStep(**{**row, **{name: json.loads(row[name]) for name in ("own", "settings", "inputs")}}) for row in rows)
+            facts = json.loads((folder / FACTS).read_text())
+            wanted = {"experiment": str, "digest": str, "code": str, "identity": dict}
+            if not isinstance(facts, dict) or not all(isinstance(facts.get(name), kind) for name, kind in wanted.items()):
+                raise ValueError(f"{FACTS} lacks one of {', '.join(wanted)}")
+        except (TableError, ValueError, TypeError) as error:
+            raise damaged(folder, str(error)) from error
+        return cls(folder.resolve(), steps, facts)
 
     @property
     def code(self) -> Path:
@@ -135,6 +148,13 @@ class Plan:
     def log(self, step: PlannedStep) -> Path:
         """Where the output of all attempts at a step goes."""
         return self.folder / "logs" / step.stage / f"{step.index}.log"
+
+
+def damaged(folder: Path, why: str) -> DamagedPlanError:
+    """The error of a plan that can not be used as it lies there."""
+    return DamagedPlanError(
+        f"{folder} is damaged ({why.partition(';')[0]}); `attrain submit EXPERIMENT` sets it aside and writes it anew, or remove it"
+    )
 
 
 def code_files(root: Path, packages: Sequence[str]) -> list[Path]:
@@ -178,17 +198,23 @@ def draft_plan(
     )
 
 
-def write_plan(plan: Plan, *, text: str, code_root: Path, packages: Sequence[str]) -> Plan:
-    """Write the plan's folder whole, or find it there.
+def write_plan(plan: Plan, *, text: str, code_root: Path, packages: Sequence[str], say: Callable[[str], None] = lambda line: None) -> Plan:
+    """Write the plan's folder whole, or find it there; one that is damaged is set aside.
 
     Args:
         plan: from `draft_plan`.
         text: the experiment file as it was given, overrides applied.
         code_root: the folder that holds the packages.
         packages: what of it the tasks import or read.
+        say: is told of a plan set aside.
     """
-    if (plan.folder / FACTS).exists():
-        return Plan.read(plan.folder)
+    if plan.folder.exists():
+        try:
+            return _read_as_drafted(plan, packages)
+        except DamagedPlanError as error:
+            aside = plan.folder.with_name(f".broken-{secrets.token_hex(4)}-{plan.folder.name}")
+            plan.folder.rename(aside)
+            say(f"{str(error).partition(';')[0]}; set aside as {aside}, to be written anew")
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     aside = new_folder(plan.folder.parent, prefix=f".{plan.folder.name}-")
     try:
@@ -196,12 +222,29 @@ def write_plan(plan: Plan, *, text: str, code_root: Path, packages: Sequence[str
         for path in (*aside.rglob("*"), aside):
             fsync(path)
         aside.rename(plan.folder)
+        fsync(plan.folder.parent)
     except OSError:
         if not (plan.folder / FACTS).exists():  # else: another submission wrote the same plan first
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Plan.read(plan.folder)
+
+
+def _read_as_drafted(plan: Plan, packages: Sequence[str]) -> Plan:
+    """The plan in a folder, proved to be the drafted one.
+
+    Raises:
+        DamagedPlanError: a file is missing, or is not as it was written.
+    """
+    there = Plan.read(plan.folder)
+    if there.steps != plan.steps:
+        raise damaged(plan.folder, f"{TABLE} has other steps than its experiment")
+    if any(there.facts[name] != plan.facts[name] for name in ("experiment", "digest", "code", "identity")):
+        raise damaged(plan.folder, f"{FACTS} says otherwise than its experiment")
+    if code_digest(there.code, packages) != plan.facts["code"]:
+        raise damaged(plan.folder, "its code/ is not the code that it was made with")
+    return there
 
 
 def _fill(folder: Path, plan: Plan, *, text: str, code_root: Path, packages: Sequence[str]) -> None:

@@ -2,39 +2,42 @@
 
 Each attempt works in a folder of its own, STORE/<stage>/<key>.partial/<number>/: it fills `out`, which takes the final name when
 it is whole, and keeps checkpoints in `scratch`. The first attempt to finish wins and nothing is ever overwritten. `owner.json` in
-the newest attempt says who is at work: {"job": SLURM job id or null, "host", "pid", "start": when the process began}; its owner
-touches it while at work and removes it at the end. All rests on one thing: no folder can be renamed onto one that holds something.
+the newest attempt says who is at work (owners.py). All rests on one thing: no folder can be renamed onto one that holds something.
 """
 
 import contextlib
 import errno
-import json
-import os
 import secrets
 import shutil
-import socket
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.context import StopRequested
 from pipeline.core.errors import UserError
-from pipeline.core.files import fsync, sha256_of, write_text
+from pipeline.core.files import fsync, read_json, write_text
+from pipeline.core.owners import OWNER, Owner, heartbeat, live_owner, slurm_task, write_owner
+from pipeline.core.records import RECORD, Hashes, StoreError, check_files, digest, make_record, read_record, stale_inputs
 
-RECORD = "record.json"
-OWNER = "owner.json"
+__all__ = [
+    "FAILURE",
+    "OWNER",
+    "PROGRESS",
+    "RECORD",
+    "Attempt",
+    "MissingInputError",
+    "OwnedError",
+    "Owner",
+    "Store",
+    "StoreError",
+    "slurm_task",
+]
+
 FAILURE = "failure.json"
 PROGRESS = "progress.json"
-HEARTBEAT_S = 5.0
-SILENCE_S = 60.0
-"""An owner on another host that has not touched its file for so long is dead."""
-
-
-class StoreError(UserError, RuntimeError):
-    """The store can not be written, or holds something that it should not."""
 
 
 class MissingInputError(UserError, FileNotFoundError):
@@ -43,53 +46,6 @@ class MissingInputError(UserError, FileNotFoundError):
 
 class OwnedError(UserError, RuntimeError):
     """Another live process is at work on the same step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The process that works on a step."""
-
-    job: str | None
-    host: str
-    pid: int
-    start: str
-
-    @classmethod
-    def this_process(cls) -> "Owner":
-        """What an owner file says of us."""
-        return cls(job=slurm_task(), host=socket.gethostname(), pid=os.getpid(), start=_process_start(os.getpid()) or "")
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}" + (f" (job {self.job})" if self.job else "")
-
-
-def slurm_task(env: Mapping[str, str] = os.environ) -> str | None:
-    """'1234_5' for an array element, '1234' for a plain job, None outside of SLURM."""
-    if array := env.get("SLURM_ARRAY_JOB_ID"):
-        return f"{array}_{env.get('SLURM_ARRAY_TASK_ID', '0')}"
-    return env.get("SLURM_JOB_ID")
-
-
-def _process_start(pid: int) -> str | None:
-    """Start time of a live process in clock ticks since boot, which tells it from a later one with the same pid."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
-        if Path("/proc/self/stat").exists():
-            return None
-        return _start_without_proc(pid)
-    return None if fields[0] == "Z" else fields[19]
-
-
-def _start_without_proc(pid: int) -> str | None:
-    """Where there is no /proc (macOS): whether the process exists is all that can be told."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +67,12 @@ class Store:
         return (self.folder(name) / RECORD).exists()
 
     def record(self, name: str) -> dict[str, Any]:
-        """The record of a whole artifact.
+        """The record of a whole artifact; its fields are those of `Record`.
 
         Raises:
-            StoreError: the record is not JSON, names no files, or is of another step.
+            StoreError: the record is not JSON, is of another step, lacks a field, or was changed after it was written.
         """
-        path = self.folder(name) / RECORD
-        try:
-            record = json.loads(path.read_text())
-        except ValueError as error:
-            raise StoreError(f"{path} is not JSON ({error}); remove {path.parent} and submit again to make it anew") from error
-        if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
-            raise StoreError(f"{path} names no files; remove {path.parent} and submit again to make it anew")
-        if f"{record.get('stage')}/{record.get('key')}" != name:
-            raise StoreError(f"{path} is the record of {record.get('stage')}/{record.get('key')}; remove {path.parent} and submit again")
-        return record
+        return read_record(self.folder(name), name)
 
     def make_root(self) -> None:
         """Make the store, for its owner alone.
@@ -142,41 +89,76 @@ class Store:
                 f"the store {self.root} can not be written ({error.strerror}); set ATTRAIN_STORE to a folder that can"
             ) from error
 
-    def inputs(self, needed: Mapping[str, str], *, of: str, wait_s: float = 60.0) -> dict[str, Path]:
-        """{role: folder} of what step `of` needs, each there, of the recorded sizes; waits for a shared disk that lags.
+    def inputs(
+        self, needed: Mapping[str, str], *, of: str, wait_s: float = 60.0, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Path]:
+        """{role: folder} of what step `of` needs, each whole and as its record says; waits for a shared disk that lags.
+
+        A file is hashed if its time is not the recorded one; one of the recorded time and size is trusted, so that a copy of a store
+        that did not keep the times is hashed whole.
 
         Raises:
-            MissingInputError: one is not there after wait_s seconds, or not as its record says.
+            MissingInputError: one is not there after wait_s seconds, or has failed, or is not as its record says.
+            StopRequested: `stop` said so while one was waited for.
         """
         deadline = time.monotonic() + wait_s
         for name in needed.values():
-            while not self.has(name):
-                if time.monotonic() >= deadline:
-                    raise MissingInputError(f"{of} needs {self.folder(name)}, which has no {RECORD} after {wait_s:g} s; run {name} first")
-                time.sleep(min(1.0, wait_s))
-            wrong = self.check(name, hashes=False)
+            self._wait_for(name, of=of, deadline=deadline, wait_s=wait_s, stop=stop)
+            wrong = self.check(name, hashes="changed")
             if wrong:
                 raise MissingInputError(f"{of} needs {name}, but {wrong[0]}; remove {self.folder(name)} and submit again to make it anew")
         return {role: self.folder(name) for role, name in needed.items()}
 
-    def check(self, name: str, *, hashes: bool = True) -> list[str]:
-        """What differs between a record and its files, in words; empty where all is as recorded."""
-        wrong = []
-        folder = self.folder(name)
-        for relative, facts in self.record(name)["files"].items():
-            path = folder / relative
-            if not path.is_file():
-                wrong.append(f"{path} is missing")
-            elif path.stat().st_size != facts["bytes"]:
-                wrong.append(f"{path} has {path.stat().st_size} bytes, its record says {facts['bytes']}")
-            elif hashes and sha256_of(path) != facts["sha256"]:
-                wrong.append(f"{path} has another sha256 than its record says")
-        return wrong
+    def _wait_for(self, name: str, *, of: str, deadline: float, wait_s: float, stop: Callable[[], bool]) -> None:
+        while not self.has(name):
+            if stop():
+                raise StopRequested(f"stopped while {of} waited for {name}")
+            if self.owner(name) is None and (failure := self.failure(name)) and not self.has(name):
+                why = failure.get("error", "without a word")
+                raise MissingInputError(f"{of} needs {self.folder(name)}, which has no {RECORD}: {name} failed ({why}); run {name} first")
+            if time.monotonic() >= deadline:
+                raise MissingInputError(f"{of} needs {self.folder(name)}, which has no {RECORD} after {wait_s:g} s; run {name} first")
+            time.sleep(min(1.0, wait_s))
 
-    def problem(self, name: str) -> str | None:
-        """What is wrong with a finished artifact at a glance (record, files, sizes), in words; None if nothing is."""
+    def digests(self, needed: Mapping[str, str]) -> dict[str, str]:
+        """{role: digest of the files of an artifact}, for the record of what is made of them."""
+        return {role: digest(self.record(name)) for role, name in needed.items()}
+
+    def digest_of(self, name: str) -> str | None:
+        """The digest of an artifact's files; None where it is not there, or its record is damaged."""
         try:
-            return next(iter(self.check(name, hashes=False)), None)
+            return digest(self.record(name))
+        except StoreError:
+            return None
+
+    def check(self, name: str, *, hashes: Hashes = "all", digest_of: Callable[[str], str | None] | None = None) -> list[str]:
+        """What differs between a record and its files, or between the inputs it was made of and those there now, in words.
+
+        Args:
+            name: of the step.
+            hashes: which of its files are hashed.
+            digest_of: `Store.digest_of`, or what remembers its answers.
+
+        Raises:
+            StoreError: the record itself is damaged.
+        """
+        wrong = check_files(self.folder(name), self.record(name), hashes=hashes)
+        stale = self.stale(name, digest_of=digest_of or self.digest_of)
+        return [*wrong, stale] if stale else wrong
+
+    def stale(self, name: str, *, digest_of: Callable[[str], str | None]) -> str | None:
+        """That an artifact was made from other bytes of an input than are there now, in words; None if it was not.
+
+        Raises:
+            StoreError: the record is damaged.
+        """
+        stale = stale_inputs(self.record(name), digest_of)
+        return f"{self.folder(name)} was made from other bytes of {stale[0]} than are there now" if stale else None
+
+    def problem(self, name: str, *, digest_of: Callable[[str], str | None] | None = None) -> str | None:
+        """What is wrong with a finished artifact at a glance (record, files, sizes, times), in words; None if nothing is."""
+        try:
+            return next(iter(self.check(name, hashes="changed", digest_of=digest_of)), None)
         except StoreError as error:
             return str(error).partition(";")[0]
 
@@ -210,11 +192,11 @@ class Store:
 
     def failure(self, name: str) -> dict[str, Any] | None:
         """Why the newest attempt at a step failed: {"exit_code", "error", "log", ...}; None if it did not, or none was made."""
-        return next((_read_json(attempt.folder / FAILURE) for attempt in self.attempts(name)[:1]), None)
+        return next((read_json(attempt.folder / FAILURE) for attempt in self.attempts(name)[:1]), None)
 
     def progress(self, name: str) -> dict[str, Any] | None:
         """How far the newest attempt at a step is: {"done", "total", "unit", ...}; None if it has not said."""
-        return next((_read_json(attempt.folder / PROGRESS) for attempt in self.attempts(name)[:1]), None)
+        return next((read_json(attempt.folder / PROGRESS) for attempt in self.attempts(name)[:1]), None)
 
     @contextlib.contextmanager
     def attempt(self, name: str) -> Iterator["Attempt"]:
@@ -232,7 +214,7 @@ class Store:
             raise StoreError(
                 f"{self.partial(name)} can not be written ({error.strerror}); check space and permissions, then run the same command again"
             ) from error
-        with _heartbeat(attempt.folder / OWNER):
+        with heartbeat(attempt.folder / OWNER):
             try:
                 yield attempt
             finally:
@@ -264,7 +246,7 @@ def _make_attempt(attempt: "Attempt") -> bool:
     try:
         (new / attempt.out.name).mkdir()
         (new / attempt.scratch.name).mkdir()
-        write_text(new / OWNER, json.dumps(asdict(Owner.this_process())))
+        write_owner(new)
         return _rename_folder(new, attempt.folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -279,41 +261,6 @@ def _rename_folder(folder: Path, target: Path) -> bool:
             return False
         raise
     return True
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _now_of(folder: Path) -> float:
-    """The time by the clock of the folder's file system, which is the one that stamps files; ours where nothing can be written."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            return os.fstat(probe.fileno()).st_mtime
-    except OSError:
-        return time.time()
-
-
-@contextlib.contextmanager
-def _heartbeat(path: Path) -> Iterator[None]:
-    """Touch the file every few seconds, from a thread that ends with the block."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError):
-                os.utime(path)
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,17 +295,7 @@ class Attempt:
     @property
     def owner(self) -> Owner | None:
         """The process that is at work on it; None if it ended, or died."""
-        path = self.folder / OWNER
-        try:
-            owner = Owner(**json.loads(path.read_text()))
-            touched = path.stat().st_mtime
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
-        if owner.host == socket.gethostname():
-            return owner if _process_start(owner.pid) == owner.start else None
-        if owner.job is not None and owner.job == slurm_task():
-            return None  # An earlier attempt of this very element: SLURM runs an element only once.
-        return owner if _now_of(self.folder) - touched < SILENCE_S else None
+        return live_owner(self.folder)
 
     def publish(self, facts: Mapping[str, Any]) -> bool:
         """Make `out` the artifact: hash, record, fsync, rename. False if another attempt was first, which is as good.
@@ -366,19 +303,13 @@ class Attempt:
         Raises:
             StoreError: the disk is full or can not be written; the attempt's checkpoints stay.
         """
-        stage, key = self.name.split("/")
         target = self.store.folder(self.name)
+        if self.store.has(self.name):
+            return False
         try:
-            found = sorted(self.out.rglob("*"))
-            files = {
-                str(path.relative_to(self.out)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-                for path in found
-                if path.is_file()
-            }
-            for path in found:
-                fsync(path)
-            record = {**facts, "stage": stage, "key": key, "attempt": self.number, "files": files}
-            write_text(self.out / RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
+            for path in self.out.rglob("*"):
+                fsync(path)  # Before the record: a shared disk may stamp a file only when it is flushed.
+            write_text(self.out / RECORD, make_record(facts, name=self.name, attempt=self.number, out=self.out))
             fsync(self.out)
             first = _rename_folder(self.out, target)
             fsync(target.parent)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.core.context import Context
 from pipeline.core.step import Stage
 from pipeline.core.tables import INDEX, write_table
-from pipeline.methods.datasets import Dataset, DatasetSettings, Samples
+from pipeline.methods.datasets import Dataset, Samples
 from pipeline.methods.datasets.splits import stratified_folds
 from pipeline.stages.artifacts import DatasetFacts, write_array
 from pipeline.stages.sharing import check_stop, follow_first_rank
@@ -66,7 +66,7 @@ def _hashes(images_NCHW: NDArray[np.uint8], context: Context) -> list[str]:
     return hashes
 
 
-def splits_and_folds(data: DatasetSettings, samples: Samples) -> tuple[NDArray[np.str_], NDArray[np.int32]]:
+def splits_and_folds(data: Dataset, samples: Samples) -> tuple[NDArray[np.str_], NDArray[np.int32]]:
     """The split (N,) of each sample, and its fold (N,), -1 outside of the training part.
 
     Raises:

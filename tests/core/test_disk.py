@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from pipeline.core.store import Store, StoreError
+from tests.core.support import FACTS
 
 STEP = "pretrain/0123456789abcdef"
 
@@ -56,7 +57,7 @@ def test_a_read_only_store_is_told_and_can_still_be_read(small_disk):
     store.make_root()
     with store.attempt(STEP) as attempt:
         (attempt.out / "weights").write_text("weights")
-        attempt.publish({})
+        attempt.publish(FACTS)
     assert mount("remount", "ro").returncode == 0
     with pytest.raises(StoreError, match=r"can not be written \(Read-only file system\); set ATTRAIN_STORE"):
         store.make_root()
@@ -71,9 +72,10 @@ def test_a_disk_that_turns_read_only_under_an_attempt_is_told(small_disk):
     store = Store(folder / "store")
     with store.attempt(STEP) as attempt:
         (attempt.scratch / "checkpoint").write_text("step 7")
+        (attempt.out / "weights").write_text("weights")
         assert mount("remount", "ro").returncode == 0
         with pytest.raises(StoreError, match=r"can not be published \(Read-only file system\)"):
-            attempt.publish({})
+            attempt.publish(FACTS)
     assert mount("remount", "rw").returncode == 0
     assert not store.has(STEP)
     assert (attempt.scratch / "checkpoint").read_text() == "step 7"
@@ -87,7 +89,7 @@ def test_a_full_disk_loses_no_checkpoint_and_the_same_again_works_once_there_is_
         (attempt.out / "weights").write_text("weights")
         fill(folder / "filler")
         with pytest.raises(StoreError, match=rf"{STEP} can not be published \(No space left on device\); check space"):
-            attempt.publish({})
+            attempt.publish(FACTS)
     assert not store.has(STEP)
     assert store.owner(STEP) is None
     fill(folder / "more")  # The owner's file left room.
@@ -100,5 +102,5 @@ def test_a_full_disk_loses_no_checkpoint_and_the_same_again_works_once_there_is_
     with store.attempt(STEP) as again:
         assert [(earlier / "checkpoint").read_text() for earlier in again.earlier] == ["step 7"]
         (again.out / "weights").write_text("weights")
-        assert again.publish({})
+        assert again.publish(FACTS)
     assert store.check(STEP) == []

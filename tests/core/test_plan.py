@@ -1,6 +1,7 @@
 """A plan is every step of an experiment, frozen: it comes back as it was written, whole, from equal input the same."""
 
 import json
+import re
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -11,7 +12,6 @@ from pipeline.config import RunConfig
 from pipeline.core import plan as plan_module
 from pipeline.core.plan import FACTS, TABLE, Plan, code_digest, code_files, draft_plan, planned, write_plan
 from pipeline.core.settings import SettingsError
-from pipeline.core.tables import TableError
 from pipeline.methods.augmentation import ReplaceTop
 from pipeline.methods.training.settings import Training
 from pipeline.stages import steps_of
@@ -44,8 +44,8 @@ def drafted(tmp_path, code):
 
 @pytest.fixture
 def written(code):
-    def write(plan, *, text="experiment: quickstart\n"):
-        return write_plan(plan, text=text, code_root=code, packages=["package"])
+    def write(plan, *, text="experiment: quickstart\n", say=print):
+        return write_plan(plan, text=text, code_root=code, packages=["package"], say=say)
 
     return write
 
@@ -180,12 +180,60 @@ def test_a_folder_that_is_no_plan_is_told(drafted, written, tmp_path, name):
         Plan.read(plan.folder)
 
 
-def test_a_plan_cut_short_is_told(drafted, written):
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def edited(**fields):
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+UNREADABLE = [
+    (TABLE, cut, f"{TABLE} cannot be read as Parquet"),
+    (FACTS, cut, "Expecting|Unterminated|Invalid"),
+    (FACTS, lambda path: path.write_text("[]"), f"{FACTS} lacks one of experiment, digest, code, identity"),
+    (FACTS, edited(identity=None), f"{FACTS} lacks one of"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "why"), UNREADABLE)
+def test_a_plan_that_can_not_be_read_is_told_with_what_to_do(drafted, written, name, change, why):
     plan = written(drafted())
-    whole = (plan.folder / TABLE).read_bytes()
-    (plan.folder / TABLE).write_bytes(whole[:-10])
-    with pytest.raises(TableError, match=f"{TABLE} cannot be read as Parquet"):
+    change(plan.folder / name)
+    with pytest.raises(SettingsError, match=rf"{plan.folder} is damaged \(.*({why}).*\); `attrain submit EXPERIMENT` sets it aside"):
         Plan.read(plan.folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "why"),
+    [
+        *UNREADABLE,
+        (FACTS, lambda path: path.unlink(), f"holds no {FACTS}"),
+        (TABLE, lambda path: path.unlink(), f"holds no {TABLE}"),
+        (FACTS, edited(identity=IDENTITY | {"runs": [7]}), f"{FACTS} says otherwise than its experiment"),
+        ("code/package/deep/module.py", lambda path: path.write_text("ONE = 2"), "its code/ is not the code that it was made with"),
+    ],
+)
+def test_a_damaged_plan_is_set_aside_and_written_anew(drafted, written, name, change, why):
+    plan = written(drafted())
+    before = content(plan.folder)
+    change(plan.folder / name)
+    told = []
+    assert written(drafted(), say=told.append) == plan
+    assert content(plan.folder) == before
+    (aside,) = plan.folder.parent.glob(f".broken-*-{plan.folder.name}")
+    (line,) = told
+    assert re.search(why, line)
+    assert line.endswith(f"; set aside as {aside}, to be written anew")
+
+
+def test_a_plan_and_its_name_are_on_the_disk_when_it_is_written(drafted, written, monkeypatch):
+    synced = []
+    monkeypatch.setattr(plan_module, "fsync", lambda path: synced.append((path, drafted().folder.exists())))
+    plan = written(drafted())
+    assert synced[-1] == (plan.folder.parent, True)
+    assert not any(is_there for _, is_there in synced[:-1])
+    assert len(synced) > len(content(plan.folder))
 
 
 @pytest.mark.parametrize(("size", "chunks"), [(1000, [5]), (5, [5]), (4, [4, 1]), (2, [2, 2, 1]), (1, [1] * 5)])

@@ -3,16 +3,23 @@
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
+from pipeline.core import records
 from pipeline.core import store as store_module
+from pipeline.core.context import StopRequested
 from pipeline.core.files import write_text
+from pipeline.core.records import seal
 from pipeline.core.store import FAILURE, OWNER, PROGRESS, RECORD, MissingInputError, OwnedError, Store, StoreError, slurm_task
+from tests.core.support import FACTS
 
 STEP = "pretrain/0123456789abcdef"
+NEEDS = "evaluate/fedcba9876543210"
 
 
 @pytest.fixture
@@ -27,7 +34,7 @@ def publish(store, name=STEP, *, text="weights", **facts):
         (attempt.out / "parts").mkdir()
         (attempt.out / "weights.txt").write_text(text)
         (attempt.out / "parts" / "0.txt").write_text("part")
-        return attempt.publish({"metrics": {"loss": 0.5}, **facts})
+        return attempt.publish({**FACTS, "metrics": {"loss": 0.5}, **facts})
 
 
 def files(folder):
@@ -39,7 +46,7 @@ def test_an_artifact_is_there_only_once_it_is_published(store):
         (attempt.out / "weights.txt").write_text("weights")
         assert not store.has(STEP)
         assert not store.folder(STEP).exists()
-        assert attempt.publish({})
+        assert attempt.publish(FACTS)
         assert store.has(STEP)
     assert list(store.names()) == [STEP]
 
@@ -60,8 +67,12 @@ def test_the_record_holds_sizes_and_hashes_of_all_files(store):
     assert (record["stage"], record["key"], record["attempt"]) == ("pretrain", "0123456789abcdef", 1)
     assert (record["metrics"], record["seconds"]) == ({"loss": 0.5}, 3.5)
     assert record["files"] == {
-        "weights.txt": {"bytes": 7, "sha256": hashlib.sha256(b"weights").hexdigest()},
-        "parts/0.txt": {"bytes": 4, "sha256": hashlib.sha256(b"part").hexdigest()},
+        name: {
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "mtime_ns": (store.folder(STEP) / name).stat().st_mtime_ns,
+        }
+        for name, content in (("weights.txt", b"weights"), ("parts/0.txt", b"part"))
     }
     assert store.check(STEP) == []
 
@@ -119,8 +130,8 @@ def test_of_two_attempts_the_first_to_finish_wins(store, is_old_first):
         for attempt in (old, new):
             (attempt.out / "who").write_text(str(attempt.number))
         first, second = (old, new) if is_old_first else (new, old)
-        assert first.publish({})
-        assert not second.publish({})
+        assert first.publish(FACTS)
+        assert not second.publish(FACTS)
     context.__exit__(None, None, None)
     assert (store.folder(STEP) / "who").read_text() == str(first.number)
     assert store.record(STEP)["attempt"] == first.number
@@ -132,7 +143,7 @@ def test_an_attempt_whose_folder_is_gone_since_another_finished_has_lost(store):
     (old.out / "who").write_text("old")
     assert publish(store)
     assert not old.folder.exists()
-    assert not old.publish({})
+    assert not old.publish(FACTS)
     context.__exit__(None, None, None)
     assert store.check(STEP) == []
 
@@ -156,9 +167,10 @@ def test_a_folder_without_a_record_in_the_artifacts_place_is_told_before_any_wor
 def test_a_folder_that_gets_in_the_way_is_not_taken_for_the_artifact(store):
     with store.attempt(STEP) as attempt:
         store.folder(STEP).mkdir()
+        (attempt.out / "weights.txt").write_text("ours")
         (store.folder(STEP) / "weights.txt").write_text("whose?")
         with pytest.raises(StoreError, match=r"can not be published: .* has no record.json; remove it"):
-            attempt.publish({})
+            attempt.publish(FACTS)
     assert files(store.folder(STEP)) == {"weights.txt": b"whose?"}
 
 
@@ -168,13 +180,21 @@ def test_a_small_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path):
     assert files(tmp_path) == {"facts.json": b"new"}
 
 
+def test_a_small_file_and_its_name_are_on_the_disk_when_it_is_written(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append((Path(f"/proc/self/fd/{descriptor}").readlink(), path.exists())))
+    path = tmp_path / "facts.json"
+    write_text(path, "new")
+    assert [(place == tmp_path, is_there) for place, is_there in synced] == [(False, False), (True, True)]
+
+
 def test_a_small_file_that_can_not_be_written_stays_as_it_was(tmp_path, monkeypatch):
     write_text(tmp_path / "facts.json", "old")
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_text(tmp_path / "facts.json", "new")
     assert files(tmp_path) == {"facts.json": b"old"}
@@ -199,16 +219,74 @@ def test_many_writers_of_one_small_file_leave_one_of_their_texts(tmp_path):
     assert (tmp_path / "facts.json").read_text() in texts
 
 
+def overwrite(path, text, *, is_time_kept=False):
+    """Change a file's bytes, seen or unseen."""
+    stat = path.stat()
+    path.write_text(text)
+    times = (stat.st_atime_ns, stat.st_mtime_ns) if is_time_kept else (0, 0)
+    os.utime(path, ns=times)
+
+
 def test_a_truncated_file_is_found_by_its_size_and_a_changed_byte_by_its_hash(store):
     publish(store)
     path = store.folder(STEP) / "weights.txt"
-    path.write_text("weight")
-    assert store.check(STEP, hashes=False) == [f"{path} has 6 bytes, its record says 7"]
-    path.write_text("weighty")
-    assert store.check(STEP, hashes=False) == []
-    assert store.check(STEP) == [f"{path} has another sha256 than its record says"]
+    overwrite(path, "weight")
+    assert store.check(STEP, hashes="changed") == [f"{path} has 6 bytes, its record says 7"]
+    overwrite(path, "weighty")
+    assert store.check(STEP, hashes="changed") == store.check(STEP) == [f"{path} has another sha256 than its record says"]
     path.unlink()
     assert store.check(STEP) == [f"{path} is missing"]
+
+
+def test_a_changed_byte_under_the_recorded_time_is_found_where_all_is_hashed(store):
+    publish(store)
+    path = store.folder(STEP) / "weights.txt"
+    overwrite(path, "weighty", is_time_kept=True)
+    assert store.check(STEP, hashes="changed") == []
+    assert store.check(STEP) == [f"{path} has another sha256 than its record says"]
+
+
+def test_a_copy_that_did_not_keep_the_times_is_as_good(store):
+    publish(store)
+    for path in store.folder(STEP).rglob("*.txt"):
+        os.utime(path, (0, 0))
+    assert store.check(STEP) == store.check(STEP, hashes="changed") == []
+
+
+def test_a_file_that_can_not_be_read_is_told(store, monkeypatch):
+    publish(store)
+
+    def rotten(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(records, "sha256_of", rotten)
+    assert f"{store.folder(STEP) / 'weights.txt'} can not be read (Input/output error)" in store.check(STEP)
+
+
+def publish_on(store, digests):
+    """An artifact made of STEP, which had these digests when it began."""
+    return publish(store, NEEDS, inputs={"model": STEP}, input_digests=digests)
+
+
+def test_an_artifact_knows_whether_its_input_is_still_what_it_was_made_of(store):
+    publish(store, text="first")
+    publish_on(store, store.digests({"model": STEP}))
+    assert store.problem(NEEDS) is None
+    store.set_aside(STEP)
+    assert store.problem(NEEDS) is None
+    publish(store, text="other")
+    told = f"{store.folder(NEEDS)} was made from other bytes of {STEP} than are there now"
+    assert (store.problem(NEEDS), store.check(NEEDS)) == (told, [told])
+    store.set_aside(STEP)
+    publish(store, text="first")
+    assert store.problem(NEEDS) is None
+
+
+def test_an_input_with_changed_bytes_is_refused_before_any_work(store):
+    publish(store)
+    overwrite(store.folder(STEP) / "weights.txt", "weighty")
+    with pytest.raises(MissingInputError, match=rf"evaluate/1 needs {STEP}, but .* has another sha256 .*; remove .*/{STEP} and submit"):
+        store.inputs({"model": STEP}, of="evaluate/1", wait_s=0)
 
 
 def test_inputs_are_the_folders_by_role(store):
@@ -233,6 +311,29 @@ def test_an_input_that_a_slow_disk_shows_late_is_waited_for(store, monkeypatch):
     assert store.inputs({"model": STEP}, of="evaluate/1", wait_s=30) == {"model": store.folder(STEP)}
 
 
+def test_who_waits_for_an_input_stops_when_asked_to(store, monkeypatch):
+    monkeypatch.setattr(store_module.time, "sleep", lambda seconds: pytest.fail("it waited"))
+    with pytest.raises(StopRequested, match=f"stopped while evaluate/1 waited for {STEP}"):
+        store.inputs({"model": STEP}, of="evaluate/1", wait_s=30, stop=lambda: True)
+
+
+def test_an_input_that_failed_and_that_nobody_makes_is_not_waited_for(store, monkeypatch):
+    with store.attempt(STEP) as attempt:
+        write_text(attempt.folder / FAILURE, '{"exit_code": 1, "error": "ValueError: no"}')
+    monkeypatch.setattr(store_module.time, "sleep", lambda seconds: pytest.fail("it waited"))
+    with pytest.raises(MissingInputError, match=rf"needs .*{STEP}, which has no {RECORD}: .* failed \(ValueError: no\); run {STEP} first"):
+        store.inputs({"model": STEP}, of="evaluate/1", wait_s=30)
+
+
+def test_an_input_that_failed_once_and_is_being_made_again_is_waited_for(store, monkeypatch):
+    with store.attempt(STEP) as attempt:
+        write_text(attempt.folder / FAILURE, '{"exit_code": 1, "error": "ValueError: no"}')
+    with store.attempt(STEP) as again:
+        (again.out / "weights.txt").write_text("weights")
+        monkeypatch.setattr(store_module.time, "sleep", lambda seconds: again.publish(FACTS))
+        assert store.inputs({"model": STEP}, of="evaluate/1", wait_s=30) == {"model": store.folder(STEP)}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -250,6 +351,64 @@ def test_a_damaged_record_is_named_with_what_to_remove(store, content, message):
     for look in (store.record, store.check, lambda name: store.inputs({"model": name}, of="evaluate/1", wait_s=0)):
         with pytest.raises(StoreError, match=message):
             look(STEP)
+
+
+def falsified(record, *, is_sealed, **fields):
+    """The record with other fields, under its old seal or a new one."""
+    other = {name: value for name, value in {**record, **fields}.items() if value is not ...}
+    return other | {"sha256": seal(other)} if is_sealed else other
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"metrics": {"loss": 0.1}}, {"settings": {"seed": 77}}, {"inputs": {"model": "pretrain/0"}}, {"attempt": 2}, {"host": "other"}],
+)
+def test_a_record_that_was_edited_is_known_by_its_seal(store, fields):
+    publish(store)
+    path = store.folder(STEP) / RECORD
+    path.write_text(json.dumps(falsified(store.record(STEP), is_sealed=False, **fields)))
+    with pytest.raises(StoreError, match=rf"{RECORD} was changed after it was written .*; remove .* and submit again to make it anew"):
+        store.record(STEP)
+    assert "was changed after it was written" in store.problem(STEP)
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"files": {}}, "files"),
+        ({"files": {"x": {}}}, "files.x.bytes"),
+        ({"files": {"x": 5}}, "files.x"),
+        ({"files": {"x": {"bytes": -1, "sha256": "0" * 64, "mtime_ns": 0}}}, "files.x.bytes"),
+        ({"metrics": {"test.accuracy": "good"}}, "metrics.test.accuracy"),
+        ({"metrics": ...}, "metrics"),
+        ({"seconds": ...}, "seconds"),
+        ({"commit": ...}, "commit"),
+        ({"inputs": []}, "inputs"),
+    ],
+)
+def test_a_record_that_lacks_what_every_record_has_is_told_even_if_it_is_sealed(store, fields, where):
+    publish(store)
+    path = store.folder(STEP) / RECORD
+    path.write_text(json.dumps(falsified(store.record(STEP), is_sealed=True, **fields)))
+    with pytest.raises(StoreError, match=rf"{RECORD} has a bad field {where} \(.*\); remove"):
+        store.check(STEP)
+    assert f"has a bad field {where}" in store.problem(STEP)
+
+
+def test_a_record_without_a_seal_is_told(store):
+    publish(store)
+    path = store.folder(STEP) / RECORD
+    path.write_text(json.dumps(falsified(store.record(STEP), is_sealed=False, sha256=...)))
+    with pytest.raises(StoreError, match=r"has a bad field sha256 \(Field required\); remove"):
+        store.record(STEP)
+
+
+def test_a_record_that_can_not_be_read_is_told(store):
+    publish(store)
+    (store.folder(STEP) / RECORD).unlink()
+    (store.folder(STEP) / RECORD).mkdir()
+    with pytest.raises(StoreError, match=r"can not be read \(Is a directory\); remove"):
+        store.record(STEP)
 
 
 def test_a_damaged_artifact_once_removed_is_made_anew(store):

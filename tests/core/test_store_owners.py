@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core import owners
 from pipeline.core import store as store_module
 from pipeline.core.store import OWNER, OwnedError, Store, StoreError
 
@@ -69,7 +70,7 @@ def test_an_owner_file_says_who_is_at_work(store):
     with store.attempt(STEP) as attempt:
         owner = json.loads((attempt.folder / OWNER).read_text())
     start = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]
-    assert owner == {"job": None, "host": socket.gethostname(), "pid": os.getpid(), "start": start}
+    assert owner == {"job": None, "host": socket.gethostname(), "pid": os.getpid(), "start": start, "restart": 0}
 
 
 def test_of_processes_that_claim_at_once_exactly_one_is_owner(store, claimants):
@@ -123,7 +124,7 @@ def test_an_owner_on_another_host_lives_while_it_touches_its_file(store):
         changed_owner(attempt, host="elsewhere", job="77_3")
         with pytest.raises(OwnedError, match=r"is being made by process \d+ on elsewhere \(job 77_3\); wait"), store.attempt(STEP):
             pytest.fail("work began")
-        changed_owner(attempt, silent_s=store_module.SILENCE_S + 1)
+        changed_owner(attempt, silent_s=owners.SILENCE_S + 1)
         assert store.owner(STEP) is None
         with store.attempt(STEP) as second:
             assert second.number == 2
@@ -142,13 +143,30 @@ def test_an_element_that_slurm_runs_again_elsewhere_takes_over_at_once(store, mo
     with store.attempt(STEP) as attempt:
         changed_owner(attempt, host="elsewhere", job="77_3")
         monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "77")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "4")
         assert store.owner(STEP) is not None
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
         assert store.owner(STEP) is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"pid": 1}'])
+@pytest.mark.parametrize("restart", [0, 1])
+def test_an_owner_on_another_node_of_the_same_run_of_a_job_is_alive(store, monkeypatch, restart):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    if restart:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+    with store.attempt(STEP) as attempt:
+        changed_owner(attempt, host="elsewhere")
+        assert store.owner(STEP).restart == restart
+        with pytest.raises(OwnedError, match=r"on elsewhere \(job 77\); wait"), store.attempt(STEP):
+            pytest.fail("work began")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart + 1))
+        assert store.owner(STEP) is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"pid": 1}', '{"job": null, "host": "h", "pid": 1, "start": "", "restart": "x"}']
+)
 def test_an_owner_file_that_says_nothing_owns_nothing(store, content):
     with store.attempt(STEP) as attempt:
         (attempt.folder / OWNER).write_text(content)
@@ -156,7 +174,7 @@ def test_an_owner_file_that_says_nothing_owns_nothing(store, content):
 
 
 def test_an_owner_touches_its_file_while_at_work(store, monkeypatch):
-    monkeypatch.setattr(store_module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(owners, "HEARTBEAT_S", 0.01)
     with store.attempt(STEP) as attempt:
         path = attempt.folder / OWNER
         os.utime(path, (0, 0))

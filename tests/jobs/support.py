@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -163,3 +164,18 @@ def assert_equal_tables(store: Path, other: Path, experiment: str = "tiny") -> N
 def logs(store: Path) -> Iterable[Path]:
     """The logs of all steps of all plans."""
     return store.glob("plans/*/logs/*/*.log")
+
+
+def write_mnist(root: Path) -> Path:
+    """Idx files of 80 training and 40 test images of noise; the training images' file."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for prefix, count in (("train", 80), ("t10k", 40)):
+        images = draw.integers(256, size=(count, 28, 28), dtype=np.uint8)
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(
+            b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in images.shape) + images.tobytes()
+        )
+        labels = np.arange(count, dtype=np.uint8) % 10
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + count.to_bytes(4, "big") + labels.tobytes())
+    return folder / "train-images-idx3-ubyte"

@@ -1,25 +1,31 @@
 """Damaged artifacts and data, disks that can not be written, plans of other code: named, and the same command continues."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
+from pipeline.core.plan import Plan
+from pipeline.core.records import seal
+from pipeline.core.store import Store
 from pipeline.stages import STAGES
 from tests.jobs.support import (
     NUM_STEPS,
     assert_equal_tables,
     attrain,
+    logs,
     run,
     steps_of,
     submit,
     tables,
     tiny_base,
     write_experiment,
+    write_mnist,
 )
 
 STAGE_NAMES = [stage.name for stage in STAGES]
@@ -52,18 +58,30 @@ def test_a_truncated_artifact_is_set_aside_and_made_anew_by_the_same_command(tin
     assert attrain("verify", store=finished).returncode == 0
 
 
-RECORDS = ("another size", "another step", "no files", "no JSON")
+RECORDS = ("another size", "another step", "no files", "no JSON", "other metrics", "other settings", "other inputs")
+SEALED = ("another size", "other settings", "other inputs")
+"""What somebody falsified who knows of the seal."""
+UNTRUSTED = ("other settings", "other inputs")
+"""What was made of such an artifact is not trusted either."""
 
 
 def falsify(path: Path, what: str) -> None:
-    """Make a record disagree with its files, or be none."""
+    """Make a record disagree with its files, its plan or itself, or be none."""
     record = json.loads(path.read_text())
     if what == "another size":
-        record["files"]["samples.npy"]["bytes"] += 1
+        next(iter(record["files"].values()))["bytes"] += 1
     elif what == "another step":
         record["key"] = "0" * 16
     elif what == "no files":
         del record["files"]
+    elif what == "other metrics":
+        record["metrics"]["num_samples"] = 1
+    elif what == "other settings":
+        record["settings"]["data.num_train"] = 77
+    elif what == "other inputs":
+        record["inputs"] = {"prepare": "prepare/0"}
+    if what in SEALED:
+        record["sha256"] = seal(record)
     path.write_text("{" if what == "no JSON" else json.dumps(record))
 
 
@@ -76,11 +94,11 @@ def test_after_a_record_that_disagrees_with_its_files_the_same_command_continues
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"set aside as {finished / prepare}.broken-" in done.stdout
-    assert "1 to run" in done.stdout
+    assert f"{NUM_STEPS if what in UNTRUSTED else 1} to run" in done.stdout
     assert_equal_tables(finished, undisturbed)
 
 
-@pytest.mark.parametrize("what", RECORDS)
+@pytest.mark.parametrize("what", RECORDS[:5])
 def test_a_record_that_disagrees_with_its_files_is_named_with_what_to_do(finished, what):
     (prepare,) = steps_of("prepare", finished)
     falsify(finished / prepare / "record.json", what)
@@ -96,16 +114,111 @@ def test_a_record_that_disagrees_with_its_files_is_named_with_what_to_do(finishe
     assert f"pretrain-0: {reason}" in " ".join(attrain("status", "--all", "tiny", store=finished, COLUMNS="1000").stdout.split())
 
 
-def test_verify_finds_a_file_with_other_bytes_of_the_same_number(finished):
-    (prepare,) = steps_of("prepare", finished)
-    path = finished / prepare / "samples.npy"
+def flip(path: Path, *, is_time_kept: bool) -> None:
+    """Change one bit of a file, seen or unseen by its time."""
+    stat = path.stat()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    done = attrain("verify", store=finished)
-    assert done.returncode == 1
-    assert f"{prepare}: {path} has another sha256 than its record says" in done.stdout
-    assert f"{NUM_STEPS} artifacts, 1 not as recorded" in done.stdout
+    if is_time_kept:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_a_changed_input_is_not_used_and_the_same_command_makes_it_anew(tiny, undisturbed, finished):
+    retrain = steps_of("retrain", finished)[0]
+    (evaluate,) = (name for name in steps_of("evaluate", finished) if retrain in Store(finished).record(name)["inputs"].values())
+    weights = finished / retrain / "weights.safetensors"
+    flip(weights, is_time_kept=False)
+    shutil.rmtree(finished / evaluate)
+    (plan,) = (finished / "plans").iterdir()
+    index = next(step.index for step in Plan.read(plan).steps if step.name == evaluate)
+
+    refused = attrain("run", "--plan", plan, "--stage", "evaluate", "--index", str(index), store=finished)
+
+    assert refused.returncode == 69
+    assert f"{evaluate} needs {retrain}, but {weights} has another sha256 than its record says; remove" in refused.stderr
+
+    done = submit(tiny, store=finished)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{weights} has another sha256 than its record says; set aside as {finished / retrain}.broken-" in done.stdout
+    assert "2 to run" in done.stdout
+    assert_equal_tables(finished, undisturbed)
+
+
+def reseal(path: Path, **fields: Any) -> None:
+    """Give a record other fields, and the seal of them."""
+    record = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps(record | {"sha256": seal(record)}))
+
+
+def test_what_was_made_from_other_bytes_is_incomplete_and_made_anew_with_all_that_was_made_of_it(tiny, undisturbed, finished):
+    retrain = steps_of("retrain", finished)[0]
+    (evaluate,) = (name for name in steps_of("evaluate", finished) if retrain in Store(finished).record(name)["inputs"].values())
+    digests = Store(finished).record(retrain)["input_digests"]
+    reseal(finished / retrain / "record.json", input_digests=digests | {"model": "0" * 64})
+
+    broken = attrain("collect", "tiny", "--strict", store=finished)
+
+    assert broken.returncode == 1
+    assert "Incomplete: 1 of 6 runs not done" in broken.stdout
+    (state,) = set(tables(finished)["results"]["state"]) - {"done"}
+    assert state.startswith(f"broken: {finished / retrain} was made from other bytes of pretrain/")
+
+    done = submit(tiny, store=finished)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{finished / evaluate} was made of {retrain}, which is set aside; set aside as {finished / evaluate}.broken-" in done.stdout
+    assert "2 to run" in done.stdout
+    assert_equal_tables(finished, undisturbed)
+
+
+def test_verify_finds_other_bytes_under_the_recorded_time_and_names_all_that_was_made_of_them(tiny, undisturbed, finished):
+    retrain = steps_of("retrain", finished)[0]
+    (evaluate,) = (name for name in steps_of("evaluate", finished) if retrain in Store(finished).record(name)["inputs"].values())
+    flip(finished / retrain / "weights.safetensors", is_time_kept=True)
+    shutil.rmtree(finished / evaluate)
+    assert submit(tiny, store=finished).returncode == 0
+
+    found = attrain("verify", store=finished)
+
+    assert found.returncode == 1
+    assert f"{retrain}: {finished / retrain / 'weights.safetensors'} has another sha256 than its record says" in found.stdout
+    assert f"made of it, perhaps as it is now: {evaluate}\n" in found.stdout
+    assert f"{NUM_STEPS} artifacts, 1 not as recorded" in found.stdout
+
+    for name in (retrain, evaluate):
+        shutil.rmtree(finished / name)
+    assert submit(tiny, store=finished).returncode == 0
+    assert_equal_tables(finished, undisturbed)
+    assert attrain("verify", "tiny", store=finished).returncode == 0
+
+
+def test_verify_holds_the_records_against_the_plan(finished):
+    (prepare,) = steps_of("prepare", finished)
+    falsify(finished / prepare / "record.json", "other settings")
+    for experiment in ([], ["tiny"]):
+        found = attrain("verify", *experiment, store=finished)
+        assert found.returncode == 1
+        assert f"{prepare}: {finished / prepare / 'record.json'} has other settings than the plan" in found.stdout
+        assert all(name in found.stdout for name in Store(finished).names())
+
+
+@pytest.mark.parametrize("what", ["no record", "leftovers"])
+def test_what_a_killed_process_or_a_careless_hand_left_is_out_of_the_way_of_the_same_command(tiny, undisturbed, finished, what):
+    (prepare,) = steps_of("prepare", finished)
+    if what == "no record":
+        (finished / prepare / "record.json").unlink()
+    else:
+        (finished / f"{prepare}.partial" / "0001" / "scratch").mkdir(parents=True)
+
+    done = submit(tiny, store=finished)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    if what == "no record":
+        assert f"{finished / prepare} has no record.json; set aside as {finished / prepare}.broken-" in done.stdout
+    assert not (finished / f"{prepare}.partial").exists()
+    assert_equal_tables(finished, undisturbed)
 
 
 def test_verify_goes_on_after_a_bad_record_and_names_every_bad_artifact(finished):
@@ -122,21 +235,6 @@ def test_verify_goes_on_after_a_bad_record_and_names_every_bad_artifact(finished
     assert f"{NUM_STEPS} artifacts, 3 not as recorded" in done.stdout
 
 
-def write_mnist(root: Path) -> Path:
-    """Idx files of 80 training and 40 test images of noise; the training images' file."""
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    draw = np.random.default_rng(0)
-    for prefix, count in (("train", 80), ("t10k", 40)):
-        images = draw.integers(256, size=(count, 28, 28), dtype=np.uint8)
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(
-            b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in images.shape) + images.tobytes()
-        )
-        labels = np.arange(count, dtype=np.uint8) % 10
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + count.to_bytes(4, "big") + labels.tobytes())
-    return folder / "train-images-idx3-ubyte"
-
-
 def test_an_idx_file_cut_short_is_named_blocks_only_its_own_runs_and_the_same_command_continues(tmp_path):
     sweep = {"list": [{"arm": "small"}, {"arm": "idx", "data": {"dataset": "mnist", "num_train": 80, "num_test": 40}}]}
     experiment = write_experiment(tmp_path, base=tiny_base(pretraining={"epochs": 1}), sweep=sweep, table={})
@@ -151,6 +249,9 @@ def test_an_idx_file_cut_short_is_named_blocks_only_its_own_runs_and_the_same_co
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"DataFileError: {images}: wanted {len(whole)} bytes" in done.stdout
     assert "it is cut short, fetch it again" in done.stdout
+    assert "1 failed for their settings or data: change what the errors name, then submit again" in done.stdout
+    assert "the same command runs again" not in done.stdout
+    assert not any("Traceback" in log.read_text() for log in logs(tmp_path / "store"))
     assert "blocked: 2 steps that need them" in done.stdout
     assert sorted(tables(tmp_path / "store")["results"]["state"].str.partition(":")[0]) == ["done", "missing"]
 
@@ -182,6 +283,39 @@ def test_a_plan_from_other_code_is_refused_with_78_and_the_same_command_plans_an
     assert again.returncode == 0, again.stdout + again.stderr
     assert "19 steps, 13 done, 6 to run" in again.stdout
     assert len(list((finished / "plans").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["plan.json", "plan.parquet"])
+def test_a_damaged_plan_is_named_and_left_out_and_the_same_command_writes_it_anew(tiny, undisturbed, finished, name):
+    (plan,) = (finished / "plans").iterdir()
+    damage(plan / name)
+    (evaluate, *_) = steps_of("evaluate", finished)
+    shutil.rmtree(finished / evaluate)
+
+    one, every = (attrain("status", *given, store=finished) for given in (["tiny"], []))
+
+    assert one.returncode == 78
+    assert one.stderr.startswith(f"error: {plan} is damaged (")
+    assert "`attrain submit EXPERIMENT` sets it aside and writes it anew" in one.stderr
+    assert len(one.stderr.splitlines()) == 1
+    assert (every.returncode, every.stderr) == (0, "")
+    assert every.stdout.startswith(f"left out: {plan} is damaged (")
+
+    done = submit(tiny, store=finished)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{plan} is damaged (" in done.stdout
+    assert f"set aside as {finished / 'plans'}/.broken-" in done.stdout
+    assert "1 to run" in done.stdout
+    assert_equal_tables(finished, undisturbed)
+
+
+def test_a_damaged_plan_of_an_earlier_submission_stops_no_other(tiny, finished):
+    (plan,) = (finished / "plans").iterdir()
+    shutil.copytree(plan, plan.with_name("tiny-00000000"))
+    damage(plan.with_name("tiny-00000000") / "plan.json")
+    assert submit(tiny, store=finished).returncode == 0
+    assert attrain("verify", store=finished).returncode == 0
 
 
 def mount(*arguments: str | Path) -> None:

@@ -1,13 +1,17 @@
 """The command line: its help, what it loads, and how it says what is wrong."""
 
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from jobs import cli
+from jobs import cli, slurm
+from jobs.__main__ import main as start
+from jobs.options import STAGE_NAMES
+from pipeline.stages import STAGES
 from tests.jobs.support import attrain, run
 
 OPTIONS = Path(__file__).parent / "cli_options.txt"
@@ -114,6 +118,16 @@ WRONG = {
         78,
         "error: nowhere holds no plan.parquet; `attrain plan EXPERIMENT` makes a plan",
     ),
+    "an executor without submitit": (
+        ["submit", "quickstart", "--executor", "local"],
+        78,
+        "error: --executor local is one of submitit's; add --backend submitit, or leave it out",
+    ),
+    "an override of what is swept": (
+        ["plan", "quickstart", "--set", "base.seed=5"],
+        78,
+        "error: --set base.seed: 'seed' is swept, so that no run takes it from the base; set sweep.seed=[...] instead",
+    ),
     "a name too long for a file": (["submit", "x" * 5000], 1, "File name too long"),
 }
 
@@ -150,6 +164,61 @@ def test_our_own_mistakes_keep_their_trace(monkeypatch):
 
 def test_a_store_without_plans_says_how_to_make_one(say):
     assert say("status") == (0, "runs has no plans yet; `attrain submit quickstart` makes one\n", "")
+
+
+def test_a_store_that_is_a_file_is_told_by_every_command_that_looks_for_plans(say, tmp_path):
+    (tmp_path / "runs").write_text("")
+    for command in (["status"], ["status", "quickstart"], ["collect", "quickstart"], ["verify"], ["logs", "prepare-0"]):
+        assert say(*command) == (78, "", "error: the store runs is a file; set ATTRAIN_STORE (or --store) to a folder\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "instead"),
+    [(["--backend", "slurm"], "--backend local"), (["--backend", "submitit"], "--backend submitit --executor local")],
+)
+def test_a_cluster_that_is_not_there_is_told_with_what_works_here(say, monkeypatch, options, instead):
+    monkeypatch.setattr(slurm, "is_there", lambda: False)
+    code, _, error = say("submit", "quickstart", *options)
+    assert (code, error.count("\n")) == (1, 1)
+    assert f"no SLURM answers here (sbatch, scontrol ping); use {instead}, or log in where there is one" in error
+
+
+def test_two_arms_of_the_same_steps_are_told(say, tmp_path):
+    (tmp_path / "e.yaml").write_text("experiment: e\nsweep: {rounds: [1, 2]}\n")
+    code, output, _ = say("submit", "e.yaml", "--dry-run", "--backend", "local")
+    assert code == 0
+    assert output.startswith("arms 'rounds=1' and 'rounds=2' have the same steps: nothing that tells them apart has an effect\n")
+
+
+def test_the_version_is_that_of_the_package(say):
+    wanted = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
+    assert say("--version") == (0, f"attrain {wanted}\n", "")
+
+
+def test_the_help_of_run_names_the_stages():
+    assert [stage.name for stage in STAGES] == list(STAGE_NAMES)
+    shown = " ".join(CliRunner().invoke(cli.app, ["run", "--help"]).output.split())
+    assert ", ".join(STAGE_NAMES) in shown
+
+
+class Interrupted:
+    """Stands for a module that Ctrl-C keeps from being loaded, or for the command in it."""
+
+    @property
+    def main(self):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("when", ["while it loads", "by a command that does not handle it"])
+def test_an_interrupt_ends_with_130_and_a_word_but_no_trace(monkeypatch, capsys, when):
+    if when == "while it loads":
+        monkeypatch.setitem(sys.modules, "jobs.cli", Interrupted())
+    else:
+        monkeypatch.setattr(cli, "app", lambda: sys.exit(130))
+    with pytest.raises(SystemExit) as ended:
+        start()
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ("", "interrupted; the same command continues\n")
 
 
 def test_methods_lists_every_choice_with_its_settings_and_defaults(say):

@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from jobs.experiment import EXPERIMENTS, MAX_BYTES, Experiment, load_experiment
+from jobs.experiment import EXPERIMENTS, Experiment, load_experiment
 from jobs.planning import draft
+from jobs.reading import MAX_BYTES
 from pipeline.core.settings import SettingsError
 from pipeline.core.store import Store
 
@@ -34,7 +35,10 @@ REFUSED = {
     "a wrong type": ("experiment: e\nbase: {pretraining: {epochs: '3'}}", r"pretraining\.epochs: .*valid integer, got '3'"),
     "a truth value for a number": ("experiment: e\nbase: {seed: true}", r"seed: .*valid integer, got True"),
     "a number for a mapping": ("experiment: e\nbase: {pretraining: 3}", r"pretraining: .*got 3"),
-    "nothing for a mapping": ("experiment: e\nbase:", r"e\.yaml\.base: .*got None"),
+    "nothing for a mapping": (
+        "experiment: e\nbase:",
+        r"e\.yaml: base: nothing is written under it; write what it is to hold, or leave it out",
+    ),
     "a date for a number": ("experiment: e\nbase: {seed: 2020-01-01}", r"seed: .*valid integer, got datetime\.date"),
     "an impossible date": ("experiment: e\nbase: {seed: 2020-13-45}", r"e\.yaml is not YAML: month must be in 1\.\.12"),
     "a value out of range": ("experiment: e\nbase: {pretraining: {epochs: 0}}", r"epochs: .*greater than or equal to 1, got 0"),
@@ -69,12 +73,37 @@ REFUSED = {
         "experiment: e\nbase: {augmentation: {rule: same_compute}, retraining: {early_stop_epochs: 2}}",
         r"same_compute .*retraining\.early_stop_epochs \(2\) ends at another step; leave early_stop_epochs out",
     ),
+    "more training samples than there are": (
+        "experiment: e\nbase: {data: {dataset: mnist_small, num_train: 999999}}",
+        r"base\.data: num_train: wanted 999999 samples, but there are 4000; ask for fewer, or for all \(null\)",
+    ),
+    "more test samples than the test split has": (
+        "experiment: e\nbase: {data: {dataset: mnist_small, test_fraction: 0.1, num_test: 501}}",
+        r"num_test: wanted 501 samples, but there are 500",
+    ),
+    "fewer training samples than folds": (
+        "experiment: e\nbase: {data: {dataset: mnist, num_train: 3, folds: 5}}",
+        r"5 folds need at least as many training samples, got num_train 3; set folds lower",
+    ),
+    "patches that overlap": (
+        "experiment: e\nbase: {data: {dataset: shortcut, size_px: 30}}",
+        r"base\.data: 10 patches of 30 px overlap along the border of 28 x 28 px images; largest size: 5",
+    ),
+    "a top_k of more classes than there are": (
+        "experiment: e\nbase: {evaluation: {top_k: 11}}",
+        r"evaluation\.top_k \(11\) must be at most the number of classes \(10\); set it lower, or leave top_k out",
+    ),
     "no name": ("base: {}", r"e\.yaml\.experiment: Field required"),
-    "a name that is no file name": ("experiment: a/b", r"experiment: .*pattern"),
-    "a name that leads out of the store": ("experiment: ..", r"experiment: .*pattern"),
-    "a name that is an option": ("experiment: -x", r"experiment: .*pattern"),
+    "a name that is no file name": ("experiment: a/b", r"experiment: wanted a name of at most 60 letters, digits, .*; got 'a/b'"),
+    "a name that leads out of the store": (
+        "experiment: ..",
+        r"experiment: wanted a name .* the first a letter, .*; got '\.\.'",
+    ),
+    "a name that is an option": ("experiment: -x", r"experiment: wanted a name .*; got '-x'"),
+    "a name that is too long": ("experiment: " + "x" * 61, r"experiment: wanted a name of at most 60 letters"),
+    "a name that ends its line": ('experiment: "e\\n"', r"experiment: wanted a name .*; got 'e\\n'"),
     "a list of runs": ("- a\n- b", r"holds list; wanted a mapping with `experiment:` and `base:`"),
-    "an empty file": ("", r"holds NoneType; wanted a mapping"),
+    "an empty file": ("# nothing yet\n", r"e\.yaml is empty; wanted a mapping with `experiment:` and `base:`"),
     "what is no YAML": ("experiment: [e", r"e\.yaml is not YAML: while parsing a flow sequence"),
     "two documents": ("experiment: e\n---\nexperiment: f", r"is not YAML: expected a single document"),
     "a key given twice": ("experiment: e\nbase:\n  seed: 1\n  seed: 2", r"e\.yaml: line 3: 'seed' is given twice; leave one out"),
@@ -112,6 +141,8 @@ REFUSED = {
     "a mapping for a list": ("experiment: e\nsweep: {list: {arm: x}}", r"sweep\.list: wanted a list"),
     "a number for an arm": ("experiment: e\nsweep: {list: [{arm: 3}]}", r"sweep: arm: wanted a name, got 3"),
     "an arm without a name": ("experiment: e\nsweep: {list: [{arm: ''}]}", r"sweep: arm: wanted a name, got ''"),
+    "an arm on two lines": ('experiment: e\nsweep: {list: [{arm: "a\\nb"}]}', r"sweep: arm: wanted a name on one line, .* got 'a\\nb'"),
+    "an arm that rings": ('experiment: e\nsweep: {list: [{arm: "a\\a"}]}', r"sweep: arm: wanted a name on one line, .* got 'a\\x07'"),
     "one arm with a seed twice": (
         "experiment: e\nsweep: {list: [{arm: x}, {arm: x, rounds: 2}]}",
         r"arm 'x' has seed 0 twice in one table; name arms",
@@ -146,6 +177,19 @@ REFUSED = {
     "a metric that is not measured": (
         "experiment: e\nbase: {evaluation: {metrics: [nll]}}",
         r"table\.metrics: wanted <split>\.<metric>, got 'test\.accuracy' \(valid: nll\)",
+    ),
+    "a table of nothing": ("experiment: e\ntable: {metrics: []}", r"table\.metrics: List should have at least 1 item"),
+    "a column twice": (
+        "experiment: e\ntable: {metrics: [test.nll, test.accuracy, test.nll]}",
+        r"table\.metrics: 'test\.nll' is given 2 times; name each column once",
+    ),
+    "a metric that one arm does not measure": (
+        "experiment: e\nsweep: {list: [{arm: a}, {arm: b, evaluation: {metrics: [nll, ece]}}]}",
+        r"arm 'b' does not measure 'accuracy' \(it measures nll, ece\); add it to its evaluation\.metrics",
+    ),
+    "a split that one arm does not have": (
+        "experiment: e\nsweep: {data: [{dataset: shortcut}, {dataset: mnist_small}]}\ntable: {metrics: [test_clean.nll]}",
+        r"arm 'data=mnist_small.*' has no split 'test_clean' \(it has test, validation\); leave 'test_clean\.nll' out of the table",
     ),
     "a metric without its split": ("experiment: e\ntable: {metrics: [accuracy]}", r"wanted <split>\.<metric>, got 'accuracy'"),
     "a table by an unknown setting": (
@@ -228,6 +272,51 @@ def test_an_override_is_checked_like_the_file_and_written_into_the_plan(load):
         (7, 2, 5),
     ]
     assert yaml.safe_load(experiment.text)["base"]["retraining"]["epochs"] == 7
+
+
+SWEPT = [
+    ("base.seed=5", {"seed": [0, 1]}),
+    ("base.seed=5", {"list": [{"arm": "a", "seed": 0}, {"arm": "b", "seed": 1}]}),
+    ("base.rounds=5", {"zip": {"rounds": [1, 2], "seed": [0, 1]}}),
+    ("base.pretraining.epochs=5", {"list": [{"pretraining.epochs": 1}, {"pretraining": {"epochs": 2}}]}),
+    ("base.data.num_train=5", {"data": [{"dataset": "mnist_small", "num_train": 10}]}),
+]
+
+
+@pytest.mark.parametrize(("override", "sweep"), SWEPT)
+def test_an_override_that_no_run_would_take_is_refused(load, override, sweep):
+    field = override.removeprefix("base.").partition("=")[0]
+    base = {"seed": 7, "pretraining": {"epochs": 4}, "data": {"dataset": "mnist_small"}}
+    with pytest.raises(SettingsError, match=rf"--set base\.{field}: '{field}' is swept, .*; set sweep\.{field}="):
+        load(None, override, base=base, sweep=sweep)
+    load(base=base, sweep=sweep)
+
+
+TAKEN = [
+    ("base.pretraining.epochs=5", {"list": [{"pretraining.epochs": 1}, {"rounds": 2}]}, [1, 5]),
+    ("base.pretraining.epochs=5", {"pretraining": [{"epochs": 1}, {"momentum": 0.5}]}, [1, 5]),
+    ("base.pretraining={epochs: 5}", {"pretraining.momentum": [0.5, 0.6]}, [5, 5]),
+]
+
+
+@pytest.mark.parametrize(("override", "sweep", "epochs"), TAKEN)
+def test_an_override_that_some_run_takes_is_fine(load, override, sweep, epochs):
+    assert [run.config.pretraining.epochs for run in load(None, override, sweep=sweep).runs] == epochs
+
+
+@pytest.mark.parametrize("sweep", [{"attribution.num_steps": [4, 8]}, {"attribution": [{"num_steps": 4}, {"num_steps": 8}]}])
+def test_a_sweep_over_a_field_of_a_default_need_not_name_its_method(load, sweep):
+    named = settings(load(sweep=sweep), "attribution", "attribution.num_steps")
+    assert named == [("integrated_gradients", 4), ("integrated_gradients", 8)]
+    with pytest.raises(SettingsError, match="unknown field 'num_step' "):
+        load(sweep={"attribution.num_step": [4]})
+    with pytest.raises(SettingsError, match=r"base\.attribution: names no 'method'"):
+        load(base={"attribution": {"num_samples": 3}}, sweep=sweep)
+
+
+def test_arms_that_are_the_same_work_under_two_names_are_told(load):
+    experiment = load(sweep={"list": [{"arm": "a"}, {"arm": "b", "rounds": 2}, {"arm": "c", "pretraining.epochs": 9}], "seed": [0, 1]})
+    assert experiment.same_arms == [("a", "b")]
 
 
 def test_without_overrides_the_text_of_the_file_is_kept_with_its_comments(load):
@@ -389,6 +478,6 @@ def test_a_table_may_be_divided_by_what_every_run_has_a_list_too(load):
 
 
 @pytest.mark.parametrize("column", ["test.nll", "test_clean.nll", "validation.nll"])
-def test_the_table_may_show_every_split_that_one_of_the_data_sets_has(load, column):
+def test_tables_by_data_set_may_show_every_split_that_one_of_them_has(load, column):
     data = {"data": [{"dataset": "mnist_small", "folds": 1}, {"dataset": "shortcut"}]}
-    assert load(sweep=data, table={"metrics": [column]}).file.table.metrics == (column,)
+    assert load(sweep=data, table={"metrics": [column], "by": ["data"]}).file.table.metrics == (column,)

@@ -10,6 +10,7 @@ import pytest
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import Store
 from results.collect import collect_runs, write_tables
+from tests.core.support import FACTS
 
 FIRST, SECOND = "a" * 40, "b" * 40
 
@@ -21,12 +22,10 @@ def step(stage: str, key: str, **inputs: str) -> PlannedStep:
 
 
 def record(store: Store, name: str, commit: str | None, *, dirty: bool | None, **metrics: float) -> None:
-    """An artifact without files."""
-    stage, key = name.split("/")
-    facts = {"stage": stage, "key": key, "files": {}, "commit": commit, "dirty": dirty, "metrics": metrics}
-    machine = {"seconds": 1.0, "peak_memory_mb": 1.0, "device": "cpu", "num_processes": 1, "num_threads": 1}
-    store.folder(name).mkdir(parents=True)
-    (store.folder(name) / "record.json").write_text(json.dumps(facts | machine))
+    """An artifact of one small file."""
+    with store.attempt(name) as attempt:
+        (attempt.out / "file").write_text(name)
+        attempt.publish(FACTS | {"commit": commit, "dirty": dirty, "metrics": metrics})
 
 
 @pytest.fixture

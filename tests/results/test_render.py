@@ -153,8 +153,8 @@ def test_markdown_is_a_table_of_equal_width_rows(sweep):
 
 
 def test_markdown_signs_in_a_label_are_escaped():
-    runs = pd.DataFrame({"arm": ["a|b *c* <d>"], "seed": [0], "state": ["done"], "m": [1.0]})
-    assert r"| a\|b \*c\* \<d>" in to_markdown(summarise(runs, metrics=["m"], control=None))
+    runs = pd.DataFrame({"arm": ["a|b *c* <d> $e$"], "seed": [0], "state": ["done"], "m": [1.0]})
+    assert r"| a\|b \*c\* \<d> \$e\$" in to_markdown(summarise(runs, metrics=["m"], control=None))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,10 @@ def test_markdown_signs_in_a_label_are_escaped():
         ("a\\b", r"a\textbackslash{}b"),
         ("{x}^2~$1#", r"\{x\}\textasciicircum{}2\textasciitilde{}\$1\#"),
         ("<|>", r"\textless{}\textbar{}\textgreater{}"),
+        ("\N{GREEK SMALL LETTER ALPHA}\N{RIGHTWARDS ARROW}\N{GREEK CAPITAL LETTER LAMDA}", r"$\alpha$$\rightarrow$$\Lambda$"),
+        ("5\N{DEGREE SIGN} \N{MINUS SIGN}1\N{EN DASH}2 \N{MICRO SIGN}s", r"5$^\circ$ $-$1--2 $\mu$s"),
+        ("K\N{LATIN SMALL LETTER U WITH DIAERESIS}nstler e\N{COMBINING ACUTE ACCENT}", r"K\"{u}nstler \'{e}"),
+        ("\N{GRINNING FACE}\N{CJK UNIFIED IDEOGRAPH-4E2D}", r"\texttt{U+1F600}\texttt{U+4E2D}"),
     ],
 )
 def test_latex_signs_are_escaped(text, escaped):
@@ -185,3 +189,13 @@ def test_a_latex_label_that_begins_with_a_bracket_is_no_option_of_the_line_befor
     runs = pd.DataFrame({"arm": ["first", "[2pt]"], "seed": [0, 0], "state": ["done"] * 2, "m": [1.0, -1.0]})
     text = to_latex(summarise(runs, metrics=["m"], control=None))
     assert "{[2pt]} & $-$1.000" in text
+
+
+def test_latex_of_any_sign_is_ascii():
+    assert latex("".join(chr(code) for code in range(32, 0x3000) if chr(code).isprintable())).isascii()
+
+
+def test_where_all_differences_are_equal_the_t_interval_is_not_shown_as_one_of_no_width():
+    values = {"arm": ["plain"] * 3 + ["top"] * 3, "seed": [0, 1, 2] * 2, "state": ["done"] * 6, "m": [0.5, 0.6, 0.7, 0.6, 0.7, 0.8]}
+    text = to_markdown(summarise(pd.DataFrame(values), metrics=["m"], control="plain"))
+    assert "+0.100 [+0.100, +0.100] t n/a: all equal" in text

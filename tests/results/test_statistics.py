@@ -61,3 +61,12 @@ def test_the_same_call_gives_the_same_interval_and_another_seed_another():
     first = paired_difference(values, control)
     assert paired_difference(values, control) == first
     assert paired_difference(values, control, seed=1).low != first.low
+
+
+@pytest.mark.parametrize("values", [(0.6, 0.7, 0.8), (0.5, 0.6, 0.7)])
+def test_equal_differences_have_no_t_interval(values):
+    found = paired_difference(dict(enumerate(values)), {0: 0.5, 1: 0.6, 2: 0.7})
+    assert isnan(found.t_low)
+    assert isnan(found.t_high)
+    assert found.low == pytest.approx(found.mean)
+    assert found.num_pairs == 3

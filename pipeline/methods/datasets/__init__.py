@@ -7,10 +7,10 @@ from pydantic import Field
 from pipeline.core.settings import members
 from pipeline.methods.datasets.idx import Mnist
 from pipeline.methods.datasets.mnist_small import MnistSmall
-from pipeline.methods.datasets.samples import DataFileError, DatasetSettings, Samples
+from pipeline.methods.datasets.samples import DataFileError, DatasetSettings, MissingDataError, Samples
 from pipeline.methods.datasets.shortcut import Shortcut
 
 Dataset = Annotated[MnistSmall | Mnist | Shortcut, Field(discriminator="dataset")]
 DATASETS = tuple(members(Dataset).values())
 
-__all__ = ["DATASETS", "DataFileError", "Dataset", "DatasetSettings", "Mnist", "MnistSmall", "Samples", "Shortcut"]
+__all__ = ["DATASETS", "DataFileError", "Dataset", "DatasetSettings", "MissingDataError", "Mnist", "MnistSmall", "Samples", "Shortcut"]

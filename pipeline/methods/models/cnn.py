@@ -5,6 +5,8 @@ B = batch, C = channels, D = feature maps, H, W = pixels, h, w = pixels after po
 
 from torch import Tensor, nn
 
+from pipeline.core.settings import SettingsError
+
 
 class ConvNet(nn.Module):
     """`features` keeps the image plane, for methods that explain its last maps; `classifier` turns it into logits."""
@@ -13,7 +15,7 @@ class ConvNet(nn.Module):
         super().__init__()
         num_channels, height, width = input_shape
         if min(height, width) < 4:
-            raise ValueError(f"small_cnn halves the image twice and needs at least 4 x 4 pixels, got {height} x {width}; use model mlp")
+            raise SettingsError(f"small_cnn halves the image twice and needs at least 4 x 4 pixels, got {height} x {width}; use model mlp")
         first, second = channels
         self.features = nn.Sequential(
             nn.Conv2d(num_channels, first, kernel_size=3, padding=1),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.randomness import stream_key
+from pipeline.core.settings import SettingsError
 from pipeline.methods.inference import judged
 from pipeline.methods.lazy import torch
 from pipeline.methods.training.checkpoint import Saver, newest, read
@@ -127,7 +128,7 @@ def train(
     Raises:
         StopRequested: a rank was asked to stop; the checkpoint is written.
         NonFiniteLossError: a loss, a weight or the gradients of many steps became infinite or not a number; on every rank.
-        ValueError: there are no training images, or early stopping has no validation data.
+        SettingsError: there are no training images, or early stopping has no validation data.
     """
     _check(data, settings, validation=validation)
     job = _Job(data=data, settings=settings, seed=seed, round=round, context=context, validation=validation, num_extra=num_extra)
@@ -140,9 +141,9 @@ def train(
 
 def _check(data: ImageSet, settings: Training, *, validation: ImageSet | None) -> None:
     if len(data) == 0:
-        raise ValueError("there are no training images; check the data set's num_train and folds")
+        raise SettingsError("there are no training images; check the data set's num_train and folds")
     if settings.early_stop_epochs is not None and not validation:
-        raise ValueError("early_stop_epochs needs validation data; set data.folds to 2 or more, or leave early_stop_epochs out")
+        raise SettingsError("early_stop_epochs needs validation data; set data.folds to 2 or more, or leave early_stop_epochs out")
 
 
 def _end(job: _Job, state: TrainingState) -> TrainingResult:

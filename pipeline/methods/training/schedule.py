@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.randomness import generator
+from pipeline.core.settings import SettingsError
 from pipeline.methods.training.settings import Training
 
 
@@ -15,10 +16,10 @@ def epoch_order(num_samples: int, num_extra: int, *, seed: int, purpose: str, co
     The first `num_samples` do not depend on `num_extra`.
 
     Raises:
-        ValueError: there is nothing to draw from.
+        SettingsError: there is nothing to draw from.
     """
     if num_samples < 1:
-        raise ValueError("there are no training samples; check the data set's num_train and folds, and the selection")
+        raise SettingsError("there are no training samples; check the data set's num_train and folds, and the selection")
     num_drawn = num_samples + num_extra
     passes = [generator(seed, purpose, *counters, number).permutation(num_samples) for number in range(-(-num_drawn // num_samples))]
     return np.concatenate(passes)[:num_drawn]

@@ -41,9 +41,9 @@ def test_the_seed_decides_and_the_purpose_tells_draws_apart():
 
 
 def test_asking_for_more_than_there_is_says_how_many_there_are():
-    with pytest.raises(ValueError, match="wanted 89 samples, but there are 88"):
+    with pytest.raises(SettingsError, match="wanted 89 samples, but there are 88"):
         stratified_subset(LABELS, 89, seed=0)
-    with pytest.raises(ValueError, match="89 folds need at least as many training samples, got 88"):
+    with pytest.raises(SettingsError, match="89 folds need at least as many training samples, got 88"):
         stratified_folds(LABELS, 89, seed=0)
 
 
