@@ -4,13 +4,14 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from jobs.journal import journals
 from jobs.planning import find_plan, newest_plans
 from jobs.status import ON_ITS_WAY, runs_of, status_of
 from pipeline.core.plan import Plan, PlannedStep, chain
-from pipeline.core.settings import SettingsError, nearest
+from pipeline.core.settings import SettingsError
 from pipeline.core.store import Store
 
 READ_EVERY_S, READS_BETWEEN = 0.3, 10
@@ -64,12 +65,15 @@ def find_logs(given: str, experiment: str | None, store: Store) -> Wanted:
 
 
 def _nothing_like(given: str, plans: Sequence[Plan]) -> str:
-    labels = [label for plan in plans for label, _ in runs_of(plan)]
-    stages = {step.stage: step.index for plan in plans for step in plan.steps}
-    there = f"; there are {', '.join(f'{stage}-0 to {stage}-{last}' for stage, last in stages.items())}" if stages else ""
-    runs = f", and runs such as {labels[0]!r}{nearest(given, labels) if '=' in given else ''}" if labels else ""
+    """What there is instead: the numbers of steps by stage, and the runs that are most alike, or the first."""
     names = ", ".join(plan.folder.name for plan in plans) or "any plan"
-    return f"no step or run {given!r} in {names}; `attrain status --all` names steps, `attrain status --by run` runs{there}{runs}"
+    told = f"no step or run {given!r} in {names}; `attrain status --all` names steps, `attrain status --by run` names runs"
+    if not plans:
+        return told
+    labels = [label for plan in plans for label, _ in runs_of(plan)]
+    last = {step.stage: step.index for plan in plans for step in plan.steps}
+    steps = ", ".join(f"{stage}-0" + (f" to {stage}-{index}" if index else "") for stage, index in last.items())
+    return f"{told}; there are {steps}, and {len(labels)} runs such as {', '.join(get_close_matches(given, labels) or labels[:3])}"
 
 
 def _is(given: str, row: PlannedStep) -> bool:

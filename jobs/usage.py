@@ -98,9 +98,7 @@ def _of_record(record: Mapping[str, Any], resources: Resources, name: str) -> Us
 
 def _source(accounted: int, recorded: int, *, is_off: bool) -> str:
     """Where the figures are from."""
-    why = (
-        "SLURM's accounting is off, or does not answer" if is_off else "they did not run under this SLURM, or its accounting has lost them"
-    )
+    why = "SLURM's accounting is off, or does not answer" if is_off else "made outside of SLURM, or unknown to its accounting"
     parts = []
     if accounted:
         parts.append(f"{accounted} steps from SLURM's accounting, over all attempts")
@@ -110,30 +108,30 @@ def _source(accounted: int, recorded: int, *, is_off: bool) -> str:
 
 
 def usage_table(plan: Plan, measured: Measured, *, by: str) -> Table:
-    """One row a stage, or a run.
+    """One row a stage, or a run; without the columns of which nothing is known.
 
     Args:
         plan: the plan.
         measured: from `usage_of`.
         by: 'stage' or 'run'.
     """
-    table = Table(box=None, pad_edge=False)
-    table.add_column(by, no_wrap=True)
-    for name in ("ended", "elapsed", "CPU", "memory GiB", "asked", "GPU"):
-        table.add_column(name, justify="right", no_wrap=True)
+    rows = []
     for label, steps in _by_stage(plan).items() if by == "stage" else runs_of(plan):
         known = [measured.by_step[step.name] for step in steps if step.name in measured.by_step]
-        used = total(known)
-        table.add_row(
-            label,
-            f"{len(known)} of {len(steps)}",
-            "" if used.elapsed_s is None else duration(used.elapsed_s),
-            _percent(used.cpu_efficiency),
-            _gib(used.max_memory_mb),
-            _gib(used.asked_memory_mb),
-            _percent(used.gpu_utilisation),
-        )
+        rows.append([label, f"{len(known)} of {len(steps)}", *_cells(total(known))])
+    names = (by, "ended", "elapsed", "CPU", "memory GiB", "asked GiB", "GPU")
+    shown = [place for place in range(len(names)) if any(row[place] for row in rows)]
+    table = Table(box=None, pad_edge=False)
+    for place in shown:
+        table.add_column(names[place], justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[place] for place in shown))
     return table
+
+
+def _cells(used: Usage) -> list[str]:
+    elapsed = "" if used.elapsed_s is None else duration(used.elapsed_s)
+    return [elapsed, _percent(used.cpu_efficiency), _gib(used.max_memory_mb), _gib(used.asked_memory_mb), _percent(used.gpu_utilisation)]
 
 
 def _by_stage(plan: Plan) -> dict[str, list[PlannedStep]]:
@@ -174,9 +172,9 @@ def _advice(stage: str, used: Usage, resources: Resources) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """'45 s', '12 min' or '3.4 h'."""
+    """'4.5 s', '45 s', '12 min' or '3.4 h'."""
     if seconds < 100:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
