@@ -13,7 +13,7 @@ experiment: watched
 base:
   data: {dataset: mnist_small, num_train: 400, num_test: 100}
   model: {model: small_cnn}
-  pretraining: {epochs: 20}
+  pretraining: {epochs: 40}
 sweep: {list: [{arm: plain pictures}], seed: [0, 1]}
 resources: {pretrain: {memory_gb: 2}}
 """
@@ -37,7 +37,7 @@ def watched(new_user, cluster):
         cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")
         stack.callback(cluster.run, "scontrol", "update", "PartitionName=main", "State=UP")
         user.attrain("submit", str(path))
-        printed = {"queued": user.attrain("status", "watched")}
+        printed = {"submitted": user.attrain("status", "watched")}
         processes = {"watch": start("status", "--watch", "--every=1"), "follow": start("logs", "--follow", RUN)}
         printed["interrupted"] = interrupt(start("status", "--watch", "--every=1"))
         cluster.run("scontrol", "update", "PartitionName=main", "State=UP")
@@ -59,26 +59,30 @@ def interrupt(process):
 
 def requeue(user, cluster, printed):
     """Requeue an element at work; what is shown while it waits, and when it runs again."""
+
+    def see(state):
+        printed[state] = user.attrain("status", "--by=run", "watched")
+        return re.search(f"pretrain-0 {state}.* 2nd attempt", printed[state])
+
     cluster.wait_until(lambda: user.reasons("watched").get("pretrain-0", ("", ""))[0] == "running")
+    cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")  # It stays in the queue until it has been seen there.
     cluster.run("scontrol", "requeue", f"{user.submissions('watched')[0]['pretrain-0']}_0")
-    for when, state in {"requeued": "queued", "again": "running"}.items():
-        cluster.wait_until(
-            lambda state=state: re.search(f"pretrain-0 {state}.* 2nd attempt", user.attrain("status", "--by=run", "watched"))
-        )
-        printed[when] = user.attrain("status", "--by=run", "watched")
+    cluster.wait_until(lambda: see("queued"))
+    cluster.run("scontrol", "update", "PartitionName=main", "State=UP")
+    cluster.wait_until(lambda: see("running"))
 
 
 def test_what_is_queued_says_why_in_words(watched):
     _, printed = watched
-    assert "queued  1 step: its partition does not start jobs at present (PartitionDown)" in printed["queued"]
-    assert "waiting  4 steps: for its inputs" in printed["queued"]
+    assert "queued  1 step: its partition does not start jobs at present (PartitionDown)" in printed["submitted"]
+    assert "waiting  4 steps: for its inputs" in printed["submitted"]
 
 
 def test_a_requeued_element_says_so_by_run_until_it_ends(watched):
     _, printed = watched
-    line = re.search(f"^{RUN}  (.*)$", printed["requeued"], re.MULTILINE).group(1)
-    assert re.match("1 of 3 done, pretrain-0 queued: requeued, starts again soon .*, 2nd attempt after a requeue ", line), line
-    line = re.search(f"^{RUN}  (.*)$", printed["again"], re.MULTILINE).group(1)
+    line = re.search(f"^{RUN}  (.*)$", printed["queued"], re.MULTILINE).group(1)
+    assert re.match("1 of 3 done, pretrain-0 queued: .* .\\w+., 2nd attempt after a requeue ", line), line
+    line = re.search(f"^{RUN}  (.*)$", printed["running"], re.MULTILINE).group(1)
     assert re.match("1 of 3 done, pretrain-0 running.* 2nd attempt after a requeue .*, 1 waiting$", line), line
 
 
