@@ -220,9 +220,10 @@ def _shortened(text: str, limit: int = 60) -> str:
 
 def collect(plan: Plan, store: Store, *, console: Console) -> int:
     """Write the tables of a plan, print the summary, and return how many runs are incomplete."""
+    from jobs.usage import usage_of
     from results.collect import collect_runs, results_folder, write_tables
 
-    runs = collect_runs(plan, store)
+    runs = collect_runs(plan, store, usage=usage_of(plan, store).by_step)
     tables = write_tables(plan, store, runs, width=max(78, min(console.width, 140)))
     for part in tables.rendered:
         console.print(part, soft_wrap=False)

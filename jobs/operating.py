@@ -1,55 +1,118 @@
 """The commands that look after a sweep on its way: status, logs, cancel, retry, clean."""
 
-from typing import Annotated
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from jobs.options import DATA, STORE, Backend, DataOption, PlanArgument, StoreOption, app, console
 from pipeline.core.store import Store
+
+if TYPE_CHECKING:
+    from jobs.status import StepStatus
+    from pipeline.core.plan import Plan
 
 
 @app.command()
 def status(
     experiment: Annotated[str | None, typer.Argument(help="Experiment or plan; all of the store's without one.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="List every step that is at work or in trouble.")] = False,
+    by: Annotated[Literal["stage", "run"], typer.Option(help="A row a stage, or a line a run.")] = "stage",
+    usage: Annotated[bool, typer.Option("--usage", help="Show the time, cores, memory and GPUs that steps used.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until nothing is on its way.")] = False,
+    every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks of --watch.")] = 5.0,
     store: StoreOption = STORE,
 ) -> None:
-    """How far a sweep is, by stage, and why what is not coming is not. Ends with 1 if a step failed, is blocked or lost."""
+    """How far a sweep is, and why what is not coming is not. Ends with 1 if a step failed, is blocked or lost."""
     from jobs.planning import find_plan, newest_plans
-    from jobs.status import status_of
-    from jobs.view import reasons, status_table
+    from jobs.view import watch as watch_until_ended
 
     plans = [find_plan(experiment, Store(store))] if experiment else list(newest_plans(Store(store)).values())
     if not plans:
         console.print(f"{store} has no plans yet; `attrain submit quickstart` makes one")
-    trouble = False
-    for found in plans:
-        statuses = status_of(found, Store(store))
-        done = sum(one.state == "done" for one in statuses)
-        console.print(f"{found.folder.name}: {done} of {len(statuses)} steps done")
-        console.print(status_table(statuses))
-        for line in reasons(statuses, limit=10**9 if all_ else 20):
-            console.print(line)
-        trouble = trouble or any(one.state in ("failed", "blocked", "lost") or (one.state == "stopped" and one.job) for one in statuses)
-    raise typer.Exit(1 if trouble else 0)
+    look = partial(_look, plans, Store(store), by=by, usage=usage, limit=10**9 if all_ else 20)
+    if watch and plans:
+        with _quiet_interrupt():
+            statuses = watch_until_ended(look, console, every_s=every)
+    else:
+        statuses, block = look()
+        console.print(block)
+    raise typer.Exit(1 if any(one.is_trouble for one in statuses) else 0)
+
+
+def _look(plans: "list[Plan]", store: Store, *, by: str, usage: bool, limit: int) -> "tuple[list[StepStatus], Group]":
+    """The states of all steps of some plans, and what to show of them."""
+    from jobs.status import by_run, status_of
+    from jobs.usage import advice, usage_of, usage_table
+    from jobs.view import heading, run_lines, status_lines, status_table
+
+    found: list[StepStatus] = []
+    parts: list[RenderableType] = []
+    for plan in plans:
+        statuses = status_of(plan, store)
+        found.extend(statuses)
+        parts.append(Text(heading(plan.folder.name, statuses)))
+        if usage:
+            measured = usage_of(plan, store)
+            parts.extend([usage_table(plan, measured, by=by), Text(measured.source), *map(Text, advice(plan, measured))])
+        elif by == "run":
+            parts.extend(run_lines(by_run(plan, statuses)))
+        else:
+            parts.extend([status_table(statuses), *status_lines(statuses, limit=limit)])
+    return found, Group(*parts)
+
+
+@contextlib.contextmanager
+def _quiet_interrupt() -> Iterator[None]:
+    """Ctrl-C ends what only watches, without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 @app.command()
 def logs(
-    step: Annotated[str, typer.Argument(help="Key of a step, stage/key, or stage-index such as retrain-3.")],
+    of: Annotated[
+        str,
+        typer.Argument(
+            metavar="STEP|RUN",
+            help="Key of a step, stage/key, stage-index such as retrain-3, or a run as `attrain status --by run` names it.",
+        ),
+    ],
     experiment: Annotated[str | None, typer.Option("--plan", help="Experiment or plan to look in; the newest of all without it.")] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines from the end.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the step or the run has ended, over all attempts.")] = False,
     store: StoreOption = STORE,
 ) -> None:
-    """The last lines of what a step printed, over all its attempts."""
-    from jobs.logs import logs_of
+    """The last lines of what a step printed, or all steps of a run, over all attempts."""
+    from jobs.logs import find_logs, last_lines
+    from jobs.logs import follow as lines_of
+    from pipeline.core.settings import SettingsError
 
-    found = logs_of(step, experiment, Store(store))
-    for path in found:
-        console.print(Text(f"==> {path}", style="bold"))
-        text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        console.print(Text("\n".join(text[-lines:])))
+    wanted = find_logs(of, experiment, Store(store))
+    if follow:
+        shown = None
+        with _quiet_interrupt():
+            for path, text in lines_of(wanted, Store(store), lines=lines):
+                if path != shown:
+                    console.print(Text(f"==> {path}", style="bold"))
+                    shown = path
+                console.print(Text(text))
+    else:
+        for path in wanted.logs():
+            console.print(Text(f"==> {path}", style="bold"))
+            console.print(Text(last_lines(path.read_bytes(), lines)))
+    missing = wanted.not_run()
+    if len(missing) == len(wanted.steps):
+        step = missing[0]
+        raise SettingsError(f"{step.name} has not run yet: there is no {wanted.plan.log(step)}")
+    for step in missing:
+        console.print(Text(f"{step.stage}-{step.index} ({step.name}) has not run yet", style="yellow"))
 
 
 StageOption = Annotated[list[str], typer.Option("--stage", help="Only this stage, and what needs it; may be repeated.")]

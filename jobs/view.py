@@ -1,7 +1,9 @@
 """What a person sees in a terminal: a sweep as it goes, and the status of a plan. Quiet lines where there is no terminal."""
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -10,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from jobs.status import STATES, StepStatus, counts
+from jobs.status import ON_ITS_WAY, STATES, RunStatus, StepStatus, counts
 from pipeline.core.plan import PlannedStep
 
 COLOURS = {
@@ -113,9 +115,14 @@ def describe(step: PlannedStep, event: Mapping[str, Any]) -> str:
     return f"{step.stage}-{step.index} {event['done']:,}/{event['total']:,} {event['unit']}, {rate:,.0f}/s{left}{facts}"
 
 
+def heading(name: str, statuses: Sequence[StepStatus]) -> str:
+    """'quickstart-1a2b3c4d: 12 of 20 steps done'."""
+    return f"{name}: {sum(status.state == 'done' for status in statuses)} of {len(statuses)} steps done"
+
+
 def status_table(statuses: Sequence[StepStatus]) -> Table:
     """One row a stage, one column a state that occurs."""
-    by_stage = counts(list(statuses))
+    by_stage = counts(statuses)
     states = [state for state in STATES if any(state in found for found in by_stage.values())]
     table = Table(box=None, pad_edge=False)
     table.add_column("stage")
@@ -127,15 +134,91 @@ def status_table(statuses: Sequence[StepStatus]) -> Table:
     return table
 
 
-def reasons(statuses: Sequence[StepStatus], *, limit: int = 20) -> list[Text]:
-    """A line for each step that is at work or will not come by itself, up to a limit."""
+def status_lines(statuses: Sequence[StepStatus], *, limit: int) -> list[Text]:
+    """A line for each step that will not come by itself or is at work, up to a limit; and one for each reason to wait."""
     told = [status for status in statuses if status.state in ("running", "stopped", "failed", "blocked", "lost")]
     told.sort(key=lambda status: STATES.index(status.state) if status.state != "running" else 99)
     lines = []
     for status in told[:limit]:
-        what = describe(status.step, status.progress) if status.progress else f"{status.step.stage}-{status.step.index}"
+        what = describe(status.step, status.progress) if status.progress else _short(status)
         job = f" (job {status.job})" if status.job else ""
         lines.append(Text(f"{status.state:>8}  {status.step.key}  {what}{job}: {status.reason}", style=COLOURS[status.state]))
     if len(told) > limit:
         lines.append(Text(f"... and {len(told) - limit} more; --all shows them"))
+    return lines + _waiting_lines(statuses)
+
+
+def _waiting_lines(statuses: Sequence[StepStatus]) -> list[Text]:
+    """'  queued  12 steps: until enough of a node is free (Resources)', the most first."""
+    why = Counter((status.state, status.reason) for status in statuses if status.state in ("queued", "waiting"))
+    return [
+        Text(f"{state:>8}  {number} step{'s' if number > 1 else ''}: {reason}", style=COLOURS[state])
+        for (state, reason), number in why.most_common()
+    ]
+
+
+CONCERN = ("failed", "lost", "stopped", "blocked", "running", "queued", "waiting", "planned", "done")
+"""What is told first of a run, and what colours its line."""
+
+
+def run_lines(runs: Sequence[RunStatus]) -> list[Text]:
+    """'top/seed=1  4 of 6 done, retrain-3 running 40 %, 12 s left, 1 waiting', a line a run."""
+    width = max((len(run.label) for run in runs), default=0)
+    lines = []
+    for run in runs:
+        done = sum(status.state == "done" for status in run.steps)
+        parts = [f"{done} of {len(run.steps)} done", *_undone(run.steps)]
+        worst = min((status.state for status in run.steps), key=CONCERN.index)
+        lines.append(Text(f"{run.label:<{width}}  {', '.join(parts)}", style=COLOURS[worst]))
     return lines
+
+
+def _undone(statuses: Sequence[StepStatus]) -> list[str]:
+    """What a run's line says of its steps that are not done: those at work and in trouble by name, the others by number."""
+    named = [status for status in statuses if status.state in ("running", "queued", "failed", "lost", "stopped")]
+    others = Counter(status.state for status in statuses if status.state in ("waiting", "blocked", "planned"))
+    told = [f"{_short(status)} {status.state}{_how_far(status)}" for status in sorted(named, key=lambda one: CONCERN.index(one.state))]
+    return told + [f"{number} {state}" for state, number in others.items()]
+
+
+def _how_far(status: StepStatus) -> str:
+    """' 40 %, 12 s left' of a step at work that has told it; of others ': why'."""
+    event = status.progress
+    if status.state != "running" or not event or not event["total"]:
+        return f": {status.reason}" if status.reason else ""
+    share = event["done"] / event["total"]
+    left = f", {event['seconds'] * (1 / share - 1):.0f} s left" if share and event["seconds"] > 0 else ""
+    # Where it runs is no news; that it was preempted, or has gone silent, is.
+    news = status.reason.partition(", ")[2]
+    return f" {100 * share:.0f} %{left}" + (f", {news}" if news else "")
+
+
+def _short(status: StepStatus) -> str:
+    return f"{status.step.stage}-{status.step.index}"
+
+
+Look = Callable[[], tuple[list[StepStatus], RenderableType]]
+"""Gives the states of all steps, and what to show of them."""
+
+
+def watch(look: Look, console: Console, *, every_s: float) -> list[StepStatus]:
+    """Show what `look` finds again and again until nothing is on its way; returns the last states.
+
+    Where there is no terminal, it is shown each time that the state of a step, or its reason, has changed.
+    """
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
+        shown, idle = None, 0
+        while True:
+            statuses, block = look()
+            # How far a step is, and for how long it has been silent, changes all the time.
+            news = [(status.step.name, status.state, status.reason.partition(", silent")[0]) for status in statuses]
+            if live is not None:
+                live.update(block, refresh=True)
+            elif news != shown:
+                console.print(block)
+                shown = news
+            idle = 0 if any(status.state in ON_ITS_WAY for status in statuses) else idle + 1
+            # Between two steps of a local sweep nobody is at work: what is planned may begin at once.
+            if idle > 1 or (idle and not any(status.state == "planned" for status in statuses)):
+                return statuses
+            time.sleep(every_s)

@@ -1,31 +1,39 @@
 """From a plan and a store to rows, one a run: its settings, its metrics, what it cost, and whether it is complete."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.plan import Plan, PlannedStep
+from pipeline.core.plan import Plan, PlannedStep, chain
 from pipeline.core.settings import SettingsError, nearest
 from pipeline.core.store import Store, StoreError
+from results.usage import Usage, total
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def collect_runs(plan: Plan, store: Store) -> "pd.DataFrame":
+def collect_runs(plan: Plan, store: Store, *, usage: Mapping[str, Usage] = MappingProxyType({})) -> "pd.DataFrame":
     """One row a run of the plan, in its order, whether done or not.
 
     Columns: arm, seed, state ('done' or what is missing), the settings that decided the run (see `settings_of`), the commit and
     the hardware that computed its steps, <split>.<metric>, and cost.seconds, cost.samples_seen, cost.peak_memory_mb over all the
-    steps that the run needed (shared ones counted in full).
+    steps that the run needed (shared ones counted in full); where it is known, cost.cpu_efficiency, cost.max_memory_mb and
+    cost.gpu_utilisation too.
+
+    Args:
+        plan: the plan.
+        store: where the artifacts are.
+        usage: what steps used, by name; from SLURM's accounting or the like.
     """
     import pandas as pd
 
     steps = {step.name: step for step in plan.steps}
     digest_of = cache(store.digest_of)
-    rows = [_row(run, steps, store, digest_of=digest_of) for run in plan.facts["identity"]["runs"]]
+    rows = [_row(run, steps, store, usage=usage, digest_of=digest_of) for run in plan.facts["identity"]["runs"]]
     columns = sorted({name for row in rows for name in row}, key=_column_order)
     return pd.DataFrame(rows, columns=columns)
 
@@ -102,19 +110,26 @@ def _commit(record: dict[str, Any]) -> str:
     return "unknown" if commit is None else commit[:12] + ("+changes" if record["dirty"] else "")
 
 
-def _row(run: dict[str, Any], steps: dict[str, PlannedStep], store: Store, *, digest_of: Callable[[str], str | None]) -> dict[str, Any]:
+def _row(
+    run: dict[str, Any],
+    steps: dict[str, PlannedStep],
+    store: Store,
+    *,
+    usage: Mapping[str, Usage],
+    digest_of: Callable[[str], str | None],
+) -> dict[str, Any]:
     last = steps[run["step"]]
-    chain = list({step.name: step for step in _chain(last, steps)}.values())
+    needed = chain(last, steps)
     row = {"arm": run["arm"], "seed": run["seed"]} | {
         name: _cell(value) for name, value in settings_of(last.settings, num_rounds=last.round).items()
     }
     row |= {"commit": None, "hardware": None}
-    missing = [step.name for step in chain if not store.has(step.name)]
+    missing = [step.name for step in needed if not store.has(step.name)]
     if missing:
         return row | {"state": f"missing: {missing[0]}"}
     try:
-        records = [store.record(step.name) for step in chain]
-        stale = [found for step in chain if (found := store.stale(step.name, digest_of=digest_of))]
+        records = [store.record(step.name) for step in needed]
+        stale = [found for step in needed if (found := store.stale(step.name, digest_of=digest_of))]
     except StoreError as error:
         return row | {"state": f"broken: {error}"}
     if wrong := [*stale, store.problem(last.name, digest_of=digest_of)][0]:
@@ -124,15 +139,16 @@ def _row(run: dict[str, Any], steps: dict[str, PlannedStep], store: Store, *, di
         "cost.samples_seen": sum(record["metrics"].get("samples_seen", 0) for record in records),
         "cost.peak_memory_mb": max(record["peak_memory_mb"] for record in records),
     }
+    cost |= _used(total(usage[step.name] for step in needed if step.name in usage))
     machines = {f"{record['device']} ({record['num_processes']} x {record['num_threads']} threads)" for record in records}
     made_with = {"commit": ", ".join(sorted({_commit(record) for record in records})), "hardware": ", ".join(sorted(machines))}
     return row | {"state": "done"} | made_with | records[-1]["metrics"] | cost
 
 
-def _chain(step: PlannedStep, steps: dict[str, PlannedStep]) -> Iterator[PlannedStep]:
-    for name in step.inputs.values():
-        yield from _chain(steps[name], steps)
-    yield step
+def _used(used: Usage) -> dict[str, float]:
+    """What is known of how well a run used what it was given, as columns."""
+    known = {"cpu_efficiency": used.cpu_efficiency, "max_memory_mb": used.max_memory_mb, "gpu_utilisation": used.gpu_utilisation}
+    return {f"cost.{name}": round(value, 4) for name, value in known.items() if value is not None}
 
 
 def _cell(value: Any) -> Any:

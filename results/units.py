@@ -29,6 +29,9 @@ UNITS = {
     "seconds": Unit("s", "lower"),
     "samples_seen": Unit("samples", "lower"),
     "peak_memory_mb": Unit("MB", "lower"),
+    "max_memory_mb": Unit("MB", "lower"),
+    "cpu_efficiency": Unit("fraction of the core time given", "higher"),
+    "gpu_utilisation": Unit("fraction of the GPU time given", "higher"),
 }
 """By name of the metric or cost; one without an entry is shown without unit."""
 

@@ -67,6 +67,24 @@ class PlannedStep:
         return f"{self.stage}/{self.key}"
 
 
+def chain(step: PlannedStep, steps: Mapping[str, PlannedStep]) -> list[PlannedStep]:
+    """All that a step needs, each once and after its own inputs; the step itself last.
+
+    Args:
+        step: the last one.
+        steps: all of the plan, by name.
+    """
+    found: dict[str, PlannedStep] = {}
+    to_add = [step]
+    while to_add:
+        missing = [steps[name] for name in to_add[-1].inputs.values() if name not in found]
+        if missing:
+            to_add.extend(reversed(missing))
+        else:
+            found.setdefault(to_add[-1].name, to_add.pop())
+    return list(found.values())
+
+
 def planned(steps: Iterable[Step], *, max_array_size: int = 1000) -> list[PlannedStep]:
     """Number the steps within their stage, and cut each stage and round into arrays of at most max_array_size steps."""
     next_index: dict[str, int] = {}

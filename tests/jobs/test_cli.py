@@ -111,7 +111,7 @@ WRONG = {
         "error: runs/plans has no plan of 'quickstart'; it has none. `attrain submit",
     ),
     "tables of a plan that is not there": (["collect", "quickstart"], 78, "error: runs/plans has no plan of 'quickstart'"),
-    "logs of an unknown step": (["logs", "abcd"], 78, "error: no step 'abcd' in any plan; `attrain status --all` names steps"),
+    "logs of an unknown step": (["logs", "abcd"], 78, "error: no step or run 'abcd' in any plan; `attrain status --all` names steps"),
     "a setting that a run has not": (["methods", "atribution"], 78, "error: unknown setting 'atribution' (nearest: attribution; valid: "),
     "a folder without a plan": (
         ["run", "--plan", "nowhere", "--stage", "prepare", "--index", "0"],

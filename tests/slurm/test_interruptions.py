@@ -52,7 +52,7 @@ def test_a_killed_a_cancelled_and_a_stopped_element_are_carried_on_to_the_same_t
     cluster.wait_until(lambda: killed not in cluster.squeue() and cancelled not in cluster.squeue())
 
     reasons = user.reasons("long", code=1)
-    assert reasons["pretrain-0"] == ("failed", "FAILED (NonZeroExitCode)")
+    assert reasons["pretrain-0"] == ("failed", "ended with an error, and left no record (FAILED, NonZeroExitCode)")
     assert reasons["pretrain-1"][0] == "stopped"
     assert {name: reason[:14] for name, (state, reason) in reasons.items() if state == "blocked"} == {
         "evaluate-0": "needs pretrain",

@@ -1,6 +1,7 @@
 """The quickstart, cut small, gives the same tables through every back-end; README's commands for a cluster."""
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def test_the_commands_of_the_readme_for_a_cluster_end_well_as_they_stand(user, c
     said = {}
     for command in commands:
         env = user.env | {"PYTHONPATH": str(user.checkout), "SBATCH_OUTPUT": str(tmp_path / "%j.log")}
-        done = subprocess.run(command.split(), cwd=user.checkout, env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(shlex.split(command), cwd=user.checkout, env=env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         said[command] = done.stdout
         if command == commands[0]:
