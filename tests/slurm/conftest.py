@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,8 +20,8 @@ import pytest
 from benchmarks.same_results import compare
 from jobs.logs import logs_of
 from pipeline.core.settings import SettingsError
-from pipeline.core.store import Store
-from tests.slurm.support import HOLD, LONG
+from pipeline.core.store import OWNER, Store
+from tests.slurm.support import LONG
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent / "cluster"
@@ -262,27 +263,28 @@ def undisturbed(cluster: Cluster, checkout: Path, long: str, tmp_path_factory: p
     return user
 
 
-Holding = Callable[[User, str, int], contextlib.AbstractContextManager[None]]
+@contextlib.contextmanager
+def _standing_still(user: User, stage: str, timeout_s: float = 90) -> Iterator[None]:
+    deadline = time.monotonic() + timeout_s
+    while not (owners := list(user.store.glob(f"{stage}/*.partial/*/{OWNER}"))):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nobody began a step of {stage} within {timeout_s:g} s; the queue: {user.cluster.squeue()}")
+        time.sleep(0.001)
+    pid = json.loads(owners[0].read_text())["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    stop_files = set((user.plan("long") / "submissions").glob("stop.*"))
+    try:
+        yield
+        user.cluster.wait_until(lambda: set((user.plan("long") / "submissions").glob("stop.*")) - stop_files)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    user.cluster.wait_until(lambda: not owners[0].exists())
 
 
 @pytest.fixture(scope="session")
-def holding() -> Holding:
-    """`with holding(user, "pretrain", 0):` a process on the login node owns that step of the user's plan, and does nothing."""
-
-    @contextlib.contextmanager
-    def hold(user: User, stage: str, index: int) -> Iterator[None]:
-        command = [sys.executable, "-c", HOLD, user.plan("long"), user.store, stage, str(index)]
-
-        with subprocess.Popen(
-            command, cwd=user.checkout, env=user.env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stdout.readline() == "held\n"
-            yield
-            process.stdin.close()  # Now it leaves.
-
-    return hold
+def standing_still() -> Callable[[User, str], contextlib.AbstractContextManager[None]]:
+    """`with standing_still(user, "prepare"):` a step of that stage begins and hangs, as on a slow disk, until it is told to stop."""
+    return _standing_still
 
 
 @pytest.fixture

@@ -7,22 +7,10 @@ experiment: long
 base:
   data: {dataset: mnist_small, num_train: 400, num_test: 100}
   model: {model: small_cnn}
-  pretraining: {epochs: 200}
+  pretraining: {epochs: 150}
 sweep: {seed: [0, 1]}
 """
 """Two runs, five steps; training is long enough to be disturbed more than once."""
-HOLD = """
-import sys
-from pathlib import Path
-from pipeline.core.plan import Plan
-from pipeline.core.store import Store
-
-plan, store, stage, index = sys.argv[1:]
-with Store(Path(store)).attempt(Plan.read(Path(plan)).step(stage, int(index)).name):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-"""A program that owns a step until its standard input ends."""
 
 
 def stops(printed: str) -> list[int]:

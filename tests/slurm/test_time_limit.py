@@ -7,22 +7,26 @@ from tests.slurm.support import resumptions, stops
 
 pytestmark = pytest.mark.slurm
 
-TOO_SHORT = ("--set", "resources={pretrain: {time_min: 1}}", "--set", "sweep.seed=[0]")
-"""SLURM's shortest limit is a minute; the signal comes before it, within half a minute of the start."""
-SLOW, QUICK = ("--set", "base.pretraining.epochs=900"), ("--set", "base.pretraining.epochs=1")
+SLOW = ("--set", "base.pretraining.epochs=900", "--set", "sweep.seed=[0]")
+QUICK = ("--set", "base.pretraining.epochs=1", "--set", "sweep.seed=[0]")
+# SLURM's shortest limit is a minute; its signal comes before it, within half a minute of the start.
+LIMITS = {stage: ("--set", f"resources={{{stage}: {{time_min: 1}}}}") for stage in ("prepare", "pretrain")}
 
 
 @pytest.fixture(scope="module")
-def limited(new_user, cluster, long, holding):
-    """Who trains longer than the limit, who gets nowhere, and who trained without a limit, when all has ended."""
+def limited(new_user, cluster, long, standing_still):
+    """Who trains longer than the limit, whose first step gets nowhere, and who trained without a limit, when all has ended."""
     slow, stuck, unlimited = new_user(), new_user(), new_user()
-    slow.attrain("submit", long, *SLOW, *TOO_SHORT)
-    stuck.attrain("plan", long, *QUICK, *TOO_SHORT)
-    with holding(stuck, "pretrain", 0):
-        stuck.attrain("submit", long, *QUICK, *TOO_SHORT)
-        unlimited.attrain("submit", long, "--backend=local", *SLOW, "--set", "sweep.seed=[0]", timeout_s=400)
-        stuck.wait("long", timeout_s=240)
+    slow.attrain("submit", long, *SLOW, *LIMITS["pretrain"])
+    here = unlimited.start("submit", long, "--backend=local", *SLOW)
+    stuck.attrain("submit", long, *QUICK, *LIMITS["prepare"])
+    for _ in range(3):
+        with standing_still(stuck, "prepare"):
+            pass
+    stuck.wait("long")
     slow.wait("long", timeout_s=400)
+    printed, _ = here.communicate(timeout=400)
+    assert here.returncode == 0, printed
     return slow, stuck, unlimited
 
 
@@ -47,16 +51,17 @@ def test_the_results_are_those_of_a_training_without_a_limit(limited):
 
 def test_an_element_without_progress_is_requeued_twice_and_then_fails(limited, cluster):
     _, stuck, _ = limited
-    states = [state for state, _ in cluster.runs(f"{stuck.submissions('long')[0]['pretrain-0']}_0")]
+    states = [state for state, _ in cluster.runs(f"{stuck.submissions('long')[0]['prepare-0']}_0")]
 
     assert states == ["REQUEUED", "REQUEUED", "FAILED"]
 
 
-def test_why_it_was_given_up_is_said_in_words(limited):
+def test_why_it_was_given_up_is_said_in_words_and_what_needs_it_is_blocked(limited):
     _, stuck, _ = limited
+    words = "stopped 3 times in a row"
 
-    assert "without progress" in stuck.printed("pretrain-0")
-    state, reason = stuck.reasons("long", code=1)["pretrain-0"]
+    assert words in stuck.printed("prepare-0")
+    state, reason = stuck.reasons("long", code=1)["prepare-0"]
     assert state == "failed"
-    assert "without progress" in reason
-    assert stuck.states("long", code=1)["evaluate"] == {"blocked": 1}
+    assert words in reason
+    assert stuck.states("long", code=1) == {"prepare": {"failed": 1}, "pretrain": {"blocked": 1}, "evaluate": {"blocked": 1}}
