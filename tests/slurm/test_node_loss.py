@@ -10,17 +10,17 @@ from tests.slurm.support import resumptions
 
 pytestmark = pytest.mark.slurm
 
-FREQUENT = ("--set", "resources={pretrain: {checkpoint_every_s: 1}}")
+FREQUENT = ("--set", "resources={pretrain: {time_min: 60}}")
 
 
 def nodes_of(cluster, elements):
     return {cluster.runs(element)[-1][1] for element in elements}
 
 
-def requeue_after_loss(cluster, elements, num_runs):
-    """SLURM takes half a minute to find a node lost, and some seconds to start its elements on the other one."""
-    cluster.wait_until(lambda: all(len(cluster.runs(element)) == num_runs for element in elements), timeout_s=90)
-    cluster.wait_until(lambda: all(cluster.tasks(element) for element in elements), timeout_s=60)
+def run_again_elsewhere(user, cluster, elements, *, number):
+    """Wait: SLURM takes half a minute to find a node lost, and some seconds to run its elements on the other one."""
+    cluster.wait_until(lambda: all(len(cluster.runs(element)) == number + 1 for element in elements), timeout_s=120)
+    cluster.wait_until(lambda: all(len(resumptions(user.printed(f"pretrain-{i}"))) == number for i in range(2)), timeout_s=60)
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +38,14 @@ def lost(new_user, cluster, long):
         cluster.wait_until(lambda: len(user.at_work("pretrain")) == 2)
         (first,) = nodes_of(cluster, elements)
         cluster.node("crash", first)
-        requeue_after_loss(cluster, elements, 2)
+        run_again_elsewhere(user, cluster, elements, number=1)
         cluster.node("start", first)
         silent = [pid for element in elements for pid in cluster.tasks(element).values()]
         for pid in silent:
             os.kill(pid, signal.SIGSTOP)
         (second,) = nodes_of(cluster, elements)
         cluster.node("lose", second)
-        cluster.wait_until(lambda: all(len(cluster.runs(element)) == 3 for element in elements), timeout_s=90)
-        cluster.wait_until(lambda: all(set(cluster.tasks(element).values()) - set(silent) for element in elements), timeout_s=60)
+        run_again_elsewhere(user, cluster, elements, number=2)
         for pid in silent:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
