@@ -264,9 +264,9 @@ def undisturbed(cluster: Cluster, checkout: Path, long: str, tmp_path_factory: p
 
 
 @contextlib.contextmanager
-def _standing_still(user: User, stage: str, timeout_s: float = 90) -> Iterator[None]:
+def _standing_still(user: User, stage: str, timeout_s: float = 120) -> Iterator[None]:
     deadline = time.monotonic() + timeout_s
-    while not (owners := list(user.store.glob(f"{stage}/*.partial/*/{OWNER}"))):
+    while not (owners := list(user.store.glob(f"{stage}/*.partial/[0-9]*/{OWNER}"))):
         if time.monotonic() > deadline:
             raise TimeoutError(f"nobody began a step of {stage} within {timeout_s:g} s; the queue: {user.cluster.squeue()}")
         time.sleep(0.001)
@@ -278,7 +278,7 @@ def _standing_still(user: User, stage: str, timeout_s: float = 90) -> Iterator[N
         user.cluster.wait_until(lambda: set((user.plan("long") / "submissions").glob("stop.*")) - stop_files)
     finally:
         os.kill(pid, signal.SIGCONT)
-    user.cluster.wait_until(lambda: not owners[0].exists())
+    user.cluster.wait_until(lambda: not owners[0].exists())  # Else the next block would find it again.
 
 
 @pytest.fixture(scope="session")

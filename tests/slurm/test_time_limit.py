@@ -18,14 +18,14 @@ def limited(new_user, cluster, long, standing_still):
     """Who trains longer than the limit, whose first step gets nowhere, and who trained without a limit, when all has ended."""
     slow, stuck, unlimited = new_user(), new_user(), new_user()
     slow.attrain("submit", long, *SLOW, *LIMITS["pretrain"])
-    here = unlimited.start("submit", long, "--backend=local", *SLOW)
-    stuck.attrain("submit", long, *QUICK, *LIMITS["prepare"])
-    for _ in range(3):
-        with standing_still(stuck, "prepare"):
-            pass
-    stuck.wait("long")
-    slow.wait("long", timeout_s=400)
-    printed, _ = here.communicate(timeout=400)
+    with unlimited.start("submit", long, "--backend=local", *SLOW) as here:
+        stuck.attrain("submit", long, *QUICK, *LIMITS["prepare"])
+        for _ in range(3):
+            with standing_still(stuck, "prepare"):
+                pass
+        stuck.wait("long")
+        slow.wait("long", timeout_s=400)
+        printed, _ = here.communicate(timeout=400)
     assert here.returncode == 0, printed
     return slow, stuck, unlimited
 
