@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from benchmarks.same_results import compare
+from jobs.logs import logs_of
+from pipeline.core.settings import SettingsError
+from pipeline.core.store import OWNER, Store
+from tests.slurm.support import LONG
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent / "cluster"
@@ -59,6 +66,27 @@ class Cluster:
         rows = (line.split("|") for line in self.run("sacct", *columns, *chosen).splitlines())
         return {job: state.split()[0] for job, state in rows}  # "CANCELLED by 0"
 
+    def runs(self, job: str) -> list[tuple[str, str]]:
+        """(state, nodes) of every run of a job or an array element, oldest first: one more for each time it was requeued."""
+        columns = ("--allocations", "--duplicates", "--noheader", "--parsable2", "--format=Submit,State,NodeList", f"--jobs={job}")
+        rows = sorted(line.split("|") for line in self.run("sacct", *columns).splitlines())
+        return [(state.split()[0], nodes) for _, state, nodes in rows]
+
+    def tasks(self, element: str) -> dict[int, int]:
+        """{rank: process id} of the processes that srun started for an element and that are alive, on any node."""
+        array, index = element.split("_")
+        wanted = {f"SLURM_CONF={self.env['SLURM_CONF']}", f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={index}"}
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                env = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+            except OSError:  # ended meanwhile, or just begun
+                continue
+            if words[1:4] == [b"-m", b"jobs", b"run"] and wanted <= set(env):
+                found[next(int(line.partition("=")[2]) for line in env if line.startswith("SLURM_PROCID="))] = int(process.name)
+        return found
+
     def wait(self, *job_ids: str, timeout_s: float = 60) -> dict[str, str]:
         """Wait until these jobs, or all, have ended and the accounting knows it; their states as `sacct` gives them.
 
@@ -95,6 +123,10 @@ class Cluster:
     def node(self, action: str, name: str) -> None:
         """'lose', 'crash' or 'start' the node 'node1' or 'node2'."""
         self.run(SCRIPTS / "node.sh", self.folder, action, name)
+
+    def controller(self, action: str) -> None:
+        """'stop', 'kill' or 'start' slurmctld; jobs go on meanwhile."""
+        self.run(SCRIPTS / "controller.sh", self.folder, action)
 
 
 def _missing() -> str | None:
@@ -187,6 +219,17 @@ class User:
         """Wait until all jobs of an experiment have ended; their states by 'A_t'."""
         return self.cluster.wait(*(job for jobs in self.submissions(experiment) for job in jobs.values()), timeout_s=timeout_s)
 
+    def at_work(self, stage: str) -> set[str]:
+        """Steps of a stage whose attempts have left a checkpoint and are not whole yet."""
+        return {f"{stage}/{path.parents[2].stem}" for path in self.store.glob(f"{stage}/*.partial/*/scratch/checkpoint-*")}
+
+    def printed(self, step: str, experiment: str = "long") -> str:
+        """All that a step printed, in all its attempts; nothing if it has not run yet."""
+        try:
+            return "".join(path.read_text() for path in logs_of(step, experiment, Store(self.store)))
+        except SettingsError:
+            return ""
+
     def states(self, experiment: str, *, code: int = 0) -> dict[str, dict[str, int]]:
         """{stage: {state: number of steps}} as `attrain status` shows them."""
         _, header, *lines = self.attrain("status", experiment, code=code).splitlines()
@@ -209,6 +252,57 @@ class User:
         return pd.concat([runs, text.add_prefix("csv:")], axis=1).drop(
             columns=[c for c in [*runs, *("csv:" + runs.columns)] if "cost." in c]
         )
+
+
+@pytest.fixture(scope="session")
+def long(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of the experiment that is disturbed."""
+    path = tmp_path_factory.mktemp("an experiment") / "long.yaml"
+    path.write_text(LONG)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: Cluster, checkout: Path, long: str, tmp_path_factory: pytest.TempPathFactory) -> User:
+    """Who ran it without trouble, on this machine."""
+    user = User(cluster, checkout, tmp_path_factory.mktemp("a user") / "the store")
+    user.attrain("submit", long, "--backend=local", timeout_s=300)
+    return user
+
+
+@contextlib.contextmanager
+def _standing_still(user: User, stage: str, timeout_s: float = 120) -> Iterator[None]:
+    deadline = time.monotonic() + timeout_s
+    while not (owners := list(user.store.glob(f"{stage}/*.partial/[0-9]*/{OWNER}"))):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nobody began a step of {stage} within {timeout_s:g} s; the queue: {user.cluster.squeue()}")
+        time.sleep(0.001)
+    pid = json.loads(owners[0].read_text())["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    stop_files = set((user.plan("long") / "submissions").glob("stop.*"))
+    try:
+        yield
+        user.cluster.wait_until(lambda: set((user.plan("long") / "submissions").glob("stop.*")) - stop_files)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    user.cluster.wait_until(lambda: not owners[0].exists())  # Else the next block would find it again.
+
+
+@pytest.fixture(scope="session")
+def standing_still() -> Callable[[User, str], contextlib.AbstractContextManager[None]]:
+    """`with standing_still(user, "prepare"):` a step of that stage begins and hangs, as on a slow disk, until it is told to stop."""
+    return _standing_still
+
+
+@pytest.fixture
+def assert_same(undisturbed: User) -> Callable[[User], None]:
+    """Fails unless a store holds the artifacts and tables of the undisturbed one, bit for bit."""
+
+    def check(user: User) -> None:
+        found = compare(undisturbed.store, user.store)
+        assert (len(found.artifacts), len(found.tables), found.problems) == (5, 4, [])
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -217,8 +217,7 @@ if [ "$accounting" -eq 1 ]; then
 fi
 
 # --- controller and nodes ----------------------------------------------------------------
-launch slurmctld slurmctld -D
-wait_for 30 slurmctld scontrol ping
+start_slurmctld
 for node in "${nodes[@]}"; do start_slurmd "$node"; done
 all_idle() { [ "$(sinfo -h -N -p main -o %t | sort -u)" = idle ]; }
 wait_for 60 "two idle nodes" all_idle

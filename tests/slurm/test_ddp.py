@@ -1,0 +1,101 @@
+"""Steps on several processes: on two nodes at once, beside one another on one node, with a rank that dies, and under torchrun."""
+
+import os
+import re
+import signal
+
+import pytest
+from safetensors.numpy import load_file
+
+pytestmark = pytest.mark.slurm
+
+TWO_BY_TWO = ("--set", "resources={pretrain: {nodes: 2, tasks_per_node: 2}}")
+TWO_RANKS = ("--set", "resources={pretrain: {tasks_per_node: 2}}")
+SHORT = ("--set", "base.pretraining.epochs=2")
+LABEL = r"\[rank (\d) of (\d), (node\d)\] "
+
+
+@pytest.fixture(scope="module")
+def one_rank(new_user, long):
+    """Who ran the short experiment on one rank, on this machine."""
+    user = new_user()
+    user.attrain("submit", long, *SHORT, "--backend=local")
+    return user
+
+
+def assert_weights_of_one_rank(user, one_rank):
+    """The same to 1e-5: sums of gradients over ranks are rounded elsewhere than sums over a batch."""
+    paths = sorted(one_rank.store.glob("pretrain/*/weights.safetensors"))
+    assert [path.parent.name for path in sorted(user.store.glob("pretrain/*/weights.safetensors"))] == [path.parent.name for path in paths]
+    for path in paths:
+        one, several = load_file(path), load_file(user.store / path.relative_to(one_rank.store))
+        assert one.keys() == several.keys()
+        assert max(abs(several[name] - one[name]).max() for name in one) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def wide(new_user, long, cluster):
+    """Who ran it on two nodes with two ranks each, when all has ended; the elements that trained."""
+    user = new_user()
+    user.attrain("submit", long, *SHORT, *TWO_BY_TWO)
+    assert set(user.wait("long").values()) == {"COMPLETED"}
+    return user, [f"{user.submissions('long')[0]['pretrain-0']}_{i}" for i in range(2)]
+
+
+def test_two_nodes_of_two_ranks_give_the_weights_of_one_rank(wide, one_rank, cluster):
+    user, elements = wide
+
+    assert [cluster.runs(element) for element in elements] == [[("COMPLETED", "node[1-2]")]] * 2
+    assert all('"num_processes": 4' in path.read_text() for path in user.store.glob("pretrain/*/record.json"))
+    assert_weights_of_one_rank(user, one_rank)
+
+
+def test_every_line_of_a_rank_names_it_and_its_node(wide):
+    user, _ = wide
+    lines = [line for line in user.printed("pretrain-0").splitlines() if line]
+
+    assert lines
+    assert [line for line in lines if not re.match(LABEL, line)] == []
+    assert {re.match(LABEL, line).group(2) for line in lines} == {"4"}
+
+
+def test_two_steps_of_two_ranks_at_once_on_one_node_do_not_meet(user, cluster, long, one_rank):
+    user.attrain("submit", long, *SHORT, *TWO_RANKS)
+    assert set(user.wait("long").values()) == {"COMPLETED"}
+    job = user.submissions("long")[0]["pretrain-0"]
+    rows = cluster.run("sacct", "-X", "-n", "-P", "--format=NodeList,Start,End", f"--jobs={job}").split()
+    (node, start, end), (other_node, other_start, other_end) = (row.split("|") for row in rows)
+
+    assert node == other_node
+    assert max(start, other_start) < min(end, other_end)
+    assert_weights_of_one_rank(user, one_rank)
+
+
+def test_a_rank_that_is_killed_ends_its_step_within_30_s_and_retry_completes_it(user, cluster, long):
+    user.attrain("submit", long, "--set", "resources={pretrain: {nodes: 2}}", "--set", "sweep.seed=[0]")
+    element = f"{user.submissions('long')[0]['pretrain-0']}_0"
+    cluster.wait_until(lambda: len(user.at_work("pretrain")) == 1)
+    tasks = cluster.tasks(element)
+    os.kill(tasks[1], signal.SIGKILL)
+    cluster.wait_until(lambda: element not in cluster.squeue(), timeout_s=30)
+
+    assert sorted(tasks) == [0, 1]
+    assert cluster.tasks(element) == {}
+    cluster.wait_until(lambda: cluster.sacct(element)[element] == "FAILED", timeout_s=30)
+    assert user.reasons("long", code=1)["pretrain-0"][0] == "failed"
+    assert "submitted" in user.attrain("retry", "long")
+    user.wait("long")
+    assert user.states("long") == {"prepare": {"done": 1}, "pretrain": {"done": 1}, "evaluate": {"done": 1}}
+
+
+@pytest.mark.parametrize("starter", ["torchrun", "srun --ntasks=1 torchrun"])
+def test_torchrun_inside_an_allocation_starts_the_ranks_of_a_step(user, cluster, long, one_rank, starter):
+    user.attrain("plan", long, *SHORT, *TWO_RANKS)
+    plan = user.plan("long")
+    user.attrain("run", "--plan", str(plan), "--stage", "prepare", "--index", "0")
+    steps = [f"{starter} --standalone --nproc-per-node=2 -m jobs run --plan '{plan}' --stage pretrain --index {i}" for i in range(2)]
+    job = user.sbatch("--ntasks=1", "--cpus-per-task=2", "--wrap", " && ".join(steps))
+
+    assert cluster.wait(job, timeout_s=120) == {job: "COMPLETED"}, (user.store.parent / f"{job}.log").read_text()
+    assert all('"num_processes": 2' in path.read_text() for path in user.store.glob("pretrain/*/record.json"))
+    assert_weights_of_one_rank(user, one_rank)
