@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,7 @@ def _meet(ranks: Ranks, meeting: Path) -> Any:
     if ranks.is_first:
         meeting.parent.mkdir(parents=True, exist_ok=True)
         store = TCPStore("0.0.0.0", 0, ranks.world_size, True, timeout=wait, wait_for_workers=False)  # Other nodes connect.
-        host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        write_text(meeting, json.dumps({"host": host, "port": store.port}))
+        write_text(meeting, json.dumps({"hosts": names_of_this_node(), "port": store.port}))
         return store
     deadline = time.monotonic() + MEETING_S
     while not meeting.exists():
@@ -68,7 +67,30 @@ def _meet(ranks: Ranks, meeting: Path) -> Any:
             )
         time.sleep(0.05)
     place = json.loads(meeting.read_text())
-    return TCPStore(place["host"], place["port"], ranks.world_size, False, timeout=wait)
+    return TCPStore(first_known(place["hosts"]), place["port"], ranks.world_size, False, timeout=wait)
+
+
+def names_of_this_node() -> list[str]:
+    """What other nodes may know this one by, the likeliest first: SLURM's name, the system's, its addresses."""
+    name = socket.gethostname()
+    addresses: list[str] = []
+    with contextlib.suppress(OSError):
+        found = [str(info[4][0]) for info in socket.getaddrinfo(name, None, family=socket.AF_INET)]
+        addresses = [address for address in found if not address.startswith("127.")]
+    return list(dict.fromkeys([os.environ.get("SLURMD_NODENAME") or name, name, *addresses]))
+
+
+def first_known(hosts: Sequence[str]) -> str:
+    """The first of some names that this node can resolve.
+
+    Raises:
+        MissingInputError: it can resolve none.
+    """
+    for host in hosts:
+        with contextlib.suppress(OSError):
+            socket.getaddrinfo(host, None)
+            return host
+    raise MissingInputError(f"rank 0 is on {' or '.join(hosts)}, which this node can not resolve; `attrain doctor` looks at node names")
 
 
 @contextlib.contextmanager

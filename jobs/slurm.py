@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 from jobs.arrays import COLLECT, Adjustments, Array, array_command, arrays_of, cluster_of, collect_command, edges, prolog_of
 from jobs.journal import Journal, job_of_each_step, journals
+from jobs.stops import PREEMPTED, SIGNAL
 from jobs.wrapping import prolog_text
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_text
@@ -76,6 +77,14 @@ def live_elements(jobs: Iterable[str], *, env: Mapping[str, str]) -> dict[str, t
     listed = call(["squeue", "--noheader", "--array", "--states=all", "--me", "--format=%i|%T|%r"], env=env)
     rows = (line.strip().split("|", 2) for line in listed.splitlines() if line.count("|") >= 2)
     return {job: (state, reason) for job, state, reason in rows if job.split("_")[0] in wanted}
+
+
+def cause_of_stop(element: str | None, *, env: Mapping[str, str]) -> str:
+    """Why SLURM has an element stop, which it says by the same signal: 'preempted', or else 'time_limit'; 'signal' outside of SLURM."""
+    if element is None:
+        return SIGNAL
+    shown = call(["scontrol", "show", "job", element], env=env, check=False)
+    return PREEMPTED if re.search(r"\bPreemptTime=\d", shown) else "time_limit"
 
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "PREEMPTED", "REVOKED")

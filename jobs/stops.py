@@ -7,7 +7,7 @@ checkpoints never cover more than before would be run again for ever; after two 
 import json
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,6 +45,8 @@ class StopFlag:
     stop_file: Path | None = None
     """Counts as a signal once it is there; looked for at most once a second. It may hold the cause: 'preempted', 'time_limit'."""
     signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+    ask: Callable[[], str] = lambda: SIGNAL
+    """Finds out why a signal came, where nobody writes a stop file."""
 
     _cause: str = ""
     _looked: float = -1e9
@@ -73,7 +75,9 @@ class StopFlag:
             words = self.stop_file.read_text().split() if self.stop_file is not None else []
         except OSError:
             words = []
-        return words[0] if words else self._cause or SIGNAL
+        if not words and self._cause in ("", SIGNAL):
+            return self.ask()
+        return words[0] if words else self._cause
 
     def install(self) -> None:
         """Take the signals over; a second one ends the process as usual."""

@@ -25,7 +25,7 @@ from jobs import slurm
 from jobs.arrays import Adjustments, Array, arrays_of, cluster_of, prolog_of
 from jobs.local import Machine
 from jobs.resources import Cluster
-from jobs.run import BAD_SETTINGS, DONE, REQUEUE, StopFlag, Task, run_task
+from jobs.run import BAD_SETTINGS, DONE, REQUEUE, StopFlag, Task, run_tasks
 from jobs.wrapping import python_command
 from pipeline.core.plan import Plan
 from pipeline.core.ranks import Ranks
@@ -55,26 +55,17 @@ class RunElements:
             StepFailedError: one of them did not end well; those after it were run all the same.
         """
         plan, store = Plan.read(Path(self.plan)), Store(Path(os.environ["ATTRAIN_STORE"]))
-        stop = StopFlag(signals=(signal.SIGUSR2,))
+        stop = StopFlag(signals=(signal.SIGUSR2,), ask=lambda: slurm.cause_of_stop(slurm_task(), env=os.environ))
         if "SUBMITIT_EXECUTOR" in os.environ:  # A process of submitit's: its own handler would not wait for the loops' checkpoint.
             stop.install()
-        ended = {}
-        for index in self.indices:
-            task = Task(
-                plan=plan,
-                store=store,
-                step=plan.step(self.stage, index),
-                data_root=Path(os.environ["ATTRAIN_DATA"]),
-                ranks=Ranks.from_env(),
-                stop=stop,
-            )
-            ended[index] = run_task(task)
-        failed = {index: code for index, code in ended.items() if code != DONE}
-        if REQUEUE in failed.values() and stop.is_set and Ranks.from_env().is_first and (element := slurm_task()):
+        ranks, data_root = Ranks.from_env(), Path(os.environ["ATTRAIN_DATA"])
+        steps = [plan.step(self.stage, index) for index in self.indices]
+        code = run_tasks([Task(plan=plan, store=store, step=step, data_root=data_root, ranks=ranks, stop=stop) for step in steps])
+        if code == REQUEUE and stop.is_set and ranks.is_first and (element := slurm_task()):
             subprocess.run(["scontrol", "requeue", element], check=True)
-        if failed:
+        if code != DONE:
             raise StepFailedError(
-                f"{self.stage}: exit codes by index {failed}; {REQUEUE} asks for a requeue, {BAD_SETTINGS} means bad settings"
+                f"{self.stage}{list(self.indices)}: exit code {code}; {REQUEUE} asks for a requeue, {BAD_SETTINGS} means bad settings"
             )
         return f"{self.stage}{list(self.indices)} done"
 

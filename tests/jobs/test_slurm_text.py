@@ -155,3 +155,17 @@ def test_an_edge_that_slurm_did_not_take_is_an_error(monkeypatch):
         slurm.SchedulerError, match=r"1 of 2 dependencies are not as planned, such as 11_1: wanted \['afterok:10_1'\], SLURM says \[\]"
     ):
         slurm.wire(first | {"11_1": {"afterok:10_1"}}, env={})
+
+
+@pytest.mark.parametrize(
+    ("shown", "cause"),
+    [
+        ("   PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:05:00\n", "preempted"),
+        ("   PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=None\n", "time_limit"),
+        ("", "time_limit"),
+    ],
+)
+def test_why_slurm_stops_an_element_is_asked_of_it(monkeypatch, shown, cause):
+    monkeypatch.setattr(slurm, "call", lambda *_, **__: shown)
+    assert slurm.cause_of_stop("7_1", env={}) == cause
+    assert slurm.cause_of_stop(None, env={}) == "signal"
