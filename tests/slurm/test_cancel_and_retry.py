@@ -19,6 +19,7 @@ sweep:
     - {arm: endless, pretraining: {epochs: 100000}}
   seed: [0]
 """
+ENDLESS = "sweep.list=[{arm: endless, pretraining: {epochs: 100000}}]"
 
 
 @pytest.fixture
@@ -36,7 +37,13 @@ def elements(user, stage):
 
 def at_work(user, index=1):
     """Whether a pretrain step is."""
-    return lambda: user.reasons("study").get(f"pretrain-{index}", ("",))[0] == "running"
+
+    def ask():
+        process = user.start("status", "--all", "study")
+        printed, _ = process.communicate(timeout=60)
+        return re.search(rf"^ *running .*pretrain-{index}\b", printed, flags=re.MULTILINE) is not None
+
+    return ask
 
 
 @pytest.mark.parametrize("backend", ["slurm", "submitit"])
@@ -58,7 +65,7 @@ def test_a_cancelled_run_leaves_a_checkpoint_and_the_others_finish_and_retry_car
 
 
 def test_what_does_not_stop_when_asked_is_ended_after_the_wait(user, cluster, study):
-    user.attrain("submit", study, "--set", "sweep.list=[{arm: endless, pretraining: {epochs: 100000}}]")
+    user.attrain("submit", study, "--set", ENDLESS)
     cluster.wait_until(at_work(user, index=0))
     element = elements(user, "pretrain")[0]
     cluster.run("scancel", "--batch", "--signal=STOP", element)
@@ -71,19 +78,19 @@ def test_what_does_not_stop_when_asked_is_ended_after_the_wait(user, cluster, st
 
 
 def test_after_a_fault_of_its_node_a_step_is_run_on_another(user, cluster, study):
-    user.attrain("submit", study)
-    cluster.wait_until(at_work(user))
-    element = elements(user, "pretrain")[1]
+    user.attrain("submit", study, "--set", ENDLESS)
+    cluster.wait_until(at_work(user, index=0))
+    element = elements(user, "pretrain")[0]
     cluster.run("scontrol", "update", f"JobId={element}", "Requeue=0")
     node = cluster.run("squeue", "--noheader", "--format=%N", "--jobs", element).strip()
     cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     try:
         cluster.wait_until(lambda: cluster.sacct(element.split("_")[0]).get(element) == "NODE_FAIL")
-        cluster.wait_until(lambda: user.states("study", code=1)["pretrain"] == {"done": 1, "failed": 1})
+        cluster.wait_until(lambda: not cluster.squeue() and not at_work(user, index=0)())
         printed = user.attrain("retry", "study")
-        again = elements(user, "pretrain")[1]
+        again = elements(user, "pretrain")[0]
         shown = cluster.run("scontrol", "show", "job", again)
-        cluster.wait_until(at_work(user))
+        cluster.wait_until(at_work(user, index=0))
         elsewhere = cluster.run("squeue", "--noheader", "--format=%N", "--jobs", again).strip()
         user.attrain("cancel", "study", "--now")
     finally:
