@@ -4,7 +4,7 @@ Pure: nothing here calls SLURM.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from jobs.resources import Cluster, Resources
 from jobs.wrapping import NO_PROLOG, python_command
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.settings import parse
+from pipeline.core.store import Store
 
 COLLECT = "collect"
 
@@ -42,6 +43,8 @@ class Array:
     """Index within the stage of the first step of element 0."""
     last: int
     """Index within the stage of the last step that the last element may hold."""
+    resources: Resources
+    """What a task of this array asks for."""
     max_parallel: int
     """Elements that may run at once."""
     adjustment: Adjustment = Adjustment()
@@ -50,11 +53,6 @@ class Array:
     def job_name(self) -> str:
         """What squeue shows; an array whose id was lost is found by it."""
         return f"{self.plan.folder.name}-{self.name}"
-
-    @property
-    def resources(self) -> Resources:
-        """What a task of this array asks for."""
-        return resources_of(self.plan, self.steps[0].resource_class)
 
     def element(self, step: PlannedStep) -> int:
         """SLURM_ARRAY_TASK_ID of a step; several steps share one where a task runs several."""
@@ -142,36 +140,54 @@ Adjustments = Mapping[str, Adjustment]
 """Adjustment by step name."""
 
 
-def arrays_of(plan: Plan, todo: Iterable[PlannedStep], adjust: Adjustments = MappingProxyType({})) -> list[Array]:
+def arrays_of(
+    plan: Plan, todo: Iterable[PlannedStep], adjust: Adjustments = MappingProxyType({}), *, largest: int | None = None
+) -> list[Array]:
     """The arrays that hold the given steps, in the order of the plan; adjusted steps have arrays of their own.
 
     The arrays of one stage and round share what may run of it at once.
+
+    Args:
+        plan: whose arrays they are.
+        todo: the steps.
+        adjust: what steps ask for beyond their stage's resources.
+        largest: most elements of an array, and so one more than its largest index, where the cluster allows fewer than the plan.
     """
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
+    resources = {stage: resources_of(plan, stage) for stage in {step.resource_class for step in plan.steps}}
+    of_array: dict[str, list[PlannedStep]] = {}
     for step in plan.steps:
-        first.setdefault(step.array, step.index)
-        last[step.array] = step.index
-    chosen: dict[tuple[str, Adjustment], list[PlannedStep]] = {}
+        of_array.setdefault(step.array, []).append(step)
+    chosen: dict[tuple[str, int, Adjustment], list[PlannedStep]] = {}
     for step in todo:
-        chosen.setdefault((step.array, adjust.get(step.name, Adjustment())), []).append(step)
+        first = step.index - of_array[step.array][0].index
+        chunk = first // (largest * resources[step.resource_class].steps_per_task) if largest else 0
+        chosen.setdefault((step.array, chunk, adjust.get(step.name, Adjustment())), []).append(step)
     sharing = Counter((steps[0].stage, steps[0].round) for steps in chosen.values())
     max_parallel = cluster_of(plan).max_parallel_tasks
     arrays: list[Array] = []
-    for (name, adjustment), steps in chosen.items():
+    for (name, chunk, adjustment), steps in chosen.items():
+        asked = resources[steps[0].resource_class]
+        first = of_array[name][0].index + chunk * (largest or 0) * asked.steps_per_task
+        end = first + largest * asked.steps_per_task if largest else of_array[name][-1].index + 1
         number = sum(array.name.partition("+")[0] == name for array in arrays)
         arrays.append(
             Array(
                 plan=plan,
                 name=f"{name}+{number}" if number else name,
                 steps=tuple(steps),
-                first=first[name],
-                last=last[name],
+                first=first,
+                last=min(end, of_array[name][-1].index + 1) - 1,
+                resources=asked,
                 max_parallel=max(1, max_parallel // sharing[steps[0].stage, steps[0].round]),
                 adjustment=adjustment,
             )
         )
     return arrays
+
+
+def missing_steps(plan: Plan, store: Store, only: Container[str] | None) -> list[PlannedStep]:
+    """The steps that the store lacks, or of these those of some names."""
+    return [step for step in plan.steps if not store.has(step.name) and (only is None or step.name in only)]
 
 
 def cluster_of(plan: Plan) -> Cluster:

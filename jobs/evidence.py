@@ -4,14 +4,16 @@ import json
 import os
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jobs import slurm
 from jobs.arrays import Adjustment, cluster_of, resources_of
-from jobs.journal import journals
+from jobs.journal import job_of_each_step, journals
 from jobs.retry import DEFAULT_CAP_FACTOR, NODE_FAULTS, VANISHED, Decision, Evidence, held_for_good
 from jobs.run import REQUEUE
 from jobs.status import StepStatus
@@ -19,6 +21,7 @@ from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import OWNER, Store
 
 GIB_OF = {"K": 2.0**-20, "M": 2.0**-10, "G": 1.0, "T": 2.0**10}
+CHECKPOINT = re.compile(r"(?P<work>[^.].*)[.-](?P<number>\d{9,})\.\w+")
 SACCT_FIELDS = "JobID,State,ExitCode,NodeList,NNodes,ReqMem,MaxRSS"
 
 
@@ -84,13 +87,17 @@ def gather(plan: Plan, store: Store, fallen: Sequence[StepStatus], *, on_slurm: 
     ended = ended_elements(arrays, env=env) if arrays else {}
     nodes = nodes_of(cluster_of(plan).partition, env=env) if arrays and on_slurm else {}
     cancelled = {job for journal in journals(plan) for entry in journal.entries() for job in entry.get("cancelled", ())}
+    num_steps = Counter(job_of_each_step(plan).values())
     past = remembered(plan)
     found = {}
     for one in fallen:
         name = one.step.name
-        known = _of_step(store, one, ended.get(one.job or "", Ended()), nodes)
+        ending = ended.get(one.job or "", Ended())
+        if one.job is not None and num_steps[one.job] > 1:  # The exit code may be another step's, and so may all else.
+            ending = replace(ending, exit_code=None) if store.attempts(name) else Ended()
+        known = _of_step(store, one, ending, nodes)
         found[name] = replace(
-            _with_memory(known, plan, one.step, ended.get(one.job or "", Ended()), past),
+            _with_memory(known, plan, one.step, ending, past),
             cancelled=known.cancelled or one.job in cancelled,
             usable=frozenset(nodes) or None,
             num_nodes=resources_of(plan, one.step.resource_class).nodes,
@@ -133,11 +140,17 @@ def _with_memory(known: Evidence, plan: Plan, step: PlannedStep, ended: Ended, p
 
 def progressed(store: Store, name: str) -> bool:
     """Whether the newest attempt at a step left a checkpoint later than those of the attempts before it; their names count up."""
-    last = [
-        max((path.name for path in attempt.scratch.glob("*") if path.is_file() and not path.name.startswith(".")), default="")
-        for attempt in store.attempts(name)
-    ]
-    return bool(last) and last[0] > max(last[1:], default="")
+    newest, *before = [_checkpoints(attempt.scratch) for attempt in store.attempts(name)] or [{}]
+    return any(number > max((earlier.get(work, -1) for earlier in before), default=-1) for work, number in newest.items())
+
+
+def _checkpoints(folder: Path) -> dict[str, int]:
+    """{what of: how far} of the last checkpoints in a folder, by names such as checkpoint-000000120.pt, values.rank-0.000000512.npz."""
+    last: dict[str, int] = {}
+    for path in folder.glob("*"):
+        if match := CHECKPOINT.fullmatch(path.name):
+            last[match["work"]] = max(int(match["number"]), last.get(match["work"], -1))
+    return last
 
 
 def _host_of_dead_owner(store: Store, name: str) -> str | None:

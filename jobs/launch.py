@@ -11,16 +11,17 @@ from rich.console import Console
 from rich.text import Text
 
 from jobs import slurm
-from jobs.arrays import Adjustments, array_command, arrays_of, collect_command, resources_of
+from jobs.arrays import Adjustments, Array, array_command, arrays_of, cluster_of, collect_command, missing_steps, resources_of
 from jobs.evidence import gather, remember, remembered
 from jobs.experiment import Experiment
 from jobs.journal import journals
+from jobs.limits import Limits
 from jobs.planning import check_writers, draft, environment, not_honoured_here, read_plans
 from jobs.repair import advice, set_broken_aside
 from jobs.retry import Evidence, Verdicts, fell, held_for_good, judge
 from jobs.selection import Selection, label, to_retry
 from jobs.status import StepStatus, status_of
-from pipeline.core.plan import FACTS, Plan
+from pipeline.core.plan import FACTS, Plan, PlannedStep
 from pipeline.core.store import Store
 
 
@@ -41,7 +42,9 @@ def launch(plan: Plan, store: Store, *, backend: str, executor: str = "slurm", d
     if chosen == "submitit" and executor != "slurm":
         from jobs import submitit
 
-        code = submitit.submit(plan, store, environment=environment(plan, store, data_root=data_root), executor=executor)  # type: ignore[arg-type]
+        arrays = arrays_of(plan, missing)
+        given = environment(plan, store, data_root=data_root)
+        code = submitit.run_here(plan, store, arrays, environment=given, executor=executor)  # type: ignore[arg-type]
         collect(plan, store, console=console)
         return code
     with slurm.alone(plan, env=slurm.clean_environment(os.environ)):
@@ -68,16 +71,32 @@ def _submit(
 ) -> None:
     """Submit to SLURM what the store lacks, or only some of it, with what earlier retries or this one had to adjust."""
     given = environment(plan, store, data_root=data_root)
-    adjust = {**remembered(plan).adjust, **adjust}
+    arrays = _arrays_within_limits(plan, missing_steps(plan, store, only), {**remembered(plan).adjust, **adjust})
     if backend == "submitit":
         from jobs import submitit
 
-        submitit.submit(plan, store, environment=given, executor="slurm", only=only, adjust=adjust)
+        submitit.submit(plan, arrays, environment=given)
     else:
-        slurm.submit(plan, store, environment=given, only=only, adjust=adjust)
+        slurm.submit(plan, arrays, environment=given)
     for array, job in journals(plan)[-1].jobs().items():
         console.print(f"  job {job}  {array}")
     console.print(f"submitted; `attrain status {plan.facts['experiment']}` shows how far it is")
+
+
+def _arrays_within_limits(plan: Plan, todo: Sequence[PlannedStep], adjust: Adjustments) -> list[Array]:
+    """The arrays to submit, cut to the size that the cluster allows.
+
+    Raises:
+        SchedulerError: the cluster would refuse some of them, or never start them; says why and what to do.
+    """
+    cluster = cluster_of(plan)
+    limits = Limits.read(slurm.clean_environment(os.environ), cluster=cluster)
+    arrays = arrays_of(plan, todo, adjust, largest=limits.largest_array)
+    sizes = [len(array.elements) for array in arrays]
+    asked = {array.steps[0].stage: array.resources for array in arrays}
+    if problems := limits.check(sum(sizes), largest_array=max(sizes), resources=asked, cluster=cluster):
+        raise slurm.SchedulerError("nothing was submitted: " + "; ".join(problems))
+    return arrays
 
 
 def _set_broken_aside(plan: Plan, store: Store, console: Console) -> None:

@@ -20,10 +20,12 @@ from jobs.status import StepStatus
 VANISHED = "its host vanished"
 NODE_FAULTS = frozenset({"NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL", VANISHED})
 """States of SLURM's that blame a node; and: SLURM has forgotten the job, and the step's owner is gone without a word."""
-HELD_FOR_GOOD = ("launch failed requeued held", "launch_failed_requeued_held", "JobHoldMaxRequeue")
-"""Reasons for which SLURM keeps an element in the queue and will not start it by itself."""
+HELD_FOR_GOOD = ("launch failed requeued held", "launch_failed_requeued_held", "JobHoldMaxRequeue", "job requeued in held state")
+"""SLURM's reasons for which it keeps an element in the queue and will not start it by itself."""
 OUT_OF_MEMORY = re.compile(r"^(MemoryError|_?ArrayMemoryError)\b|can't allocate memory|Cannot allocate memory|std::bad_alloc")
 OUT_OF_GPU_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|^(torch\.)?OutOfMemoryError\b")
+NO_PROGRESS = "NoProgressError"
+"""What a step ends with that was stopped again and again and never got further."""
 DETERMINISTIC = ("NonFiniteLossError",)
 """Errors that the same settings meet again."""
 MEMORY_FACTOR, DEFAULT_CAP_FACTOR = 1.5, 4.0
@@ -132,11 +134,13 @@ def _cancelled(evidence: Evidence) -> Decision | None:
 
 
 def _time_limit(evidence: Evidence) -> Decision | None:
-    if "TIMEOUT" not in evidence.states and evidence.exit_code != REQUEUE:
+    stuck = evidence.error.startswith(NO_PROGRESS)
+    if "TIMEOUT" not in evidence.states and evidence.exit_code != REQUEUE and not stuck:
         return None
-    if evidence.progressed or not evidence.on_slurm:
+    if (evidence.progressed or not evidence.on_slurm) and not stuck:
         return Decision("time limit", True, "run again from its checkpoint", evidence.earlier)
-    return Decision("time limit", False, "not run again: its last attempt got no further; raise time_min of its stage under resources")
+    what = "not run again: it got no further; raise time_min of its stage under resources. `attrain submit` runs it all the same"
+    return Decision("time limit", False, what)
 
 
 def _anything_else(evidence: Evidence) -> Decision:
@@ -208,7 +212,7 @@ def is_on_its_way(status: StepStatus) -> bool:
 
 def held_for_good(status: StepStatus) -> bool:
     """Whether SLURM keeps the step in its queue and will not start it."""
-    return status.state == "queued" and status.reason in HELD_FOR_GOOD
+    return status.state == "queued" and any(reason in status.reason for reason in HELD_FOR_GOOD)
 
 
 def fell(statuses: Sequence[StepStatus]) -> list[StepStatus]:

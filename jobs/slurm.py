@@ -15,18 +15,17 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from types import MappingProxyType
 
-from jobs.arrays import COLLECT, Adjustments, Array, array_command, arrays_of, cluster_of, collect_command, edges, prolog_of
+from jobs.arrays import COLLECT, Array, array_command, cluster_of, collect_command, edges, prolog_of
 from jobs.journal import Journal, job_of_each_step, journals
 from jobs.stops import PREEMPTED, SIGNAL
 from jobs.wrapping import prolog_text
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_text
-from pipeline.core.plan import Plan, PlannedStep
-from pipeline.core.store import Owner, Store
+from pipeline.core.plan import Plan
+from pipeline.core.store import Owner
 
 LEAKING = re.compile(
     r"^(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SCONTROL|PMI|PMIX|TORCHELASTIC)_"
@@ -125,27 +124,14 @@ def journaled(plan: Plan, *, env: Mapping[str, str]) -> Iterator[Journal]:
     journal.write(state="submitted")
 
 
-def submit(
-    plan: Plan,
-    store: Store,
-    *,
-    environment: Mapping[str, str],
-    only: Container[str] | None = None,
-    adjust: Adjustments = MappingProxyType({}),
-) -> Journal:
-    """Submit, wire, check and release the steps that the store lacks, or only some of them; the collecting job too.
+def submit(plan: Plan, arrays: Sequence[Array], *, environment: Mapping[str, str]) -> Journal:
+    """Submit, wire, check and release arrays; the collecting job too.
 
     Raises:
         SchedulerError: something was refused; all that was submitted is cancelled.
     """
     env = clean_environment(os.environ) | dict(environment)
-    arrays = arrays_of(plan, missing_steps(plan, store, only), adjust)
     return submit_arrays(plan, arrays, functools.partial(_submit_array, env=env), env=env)
-
-
-def missing_steps(plan: Plan, store: Store, only: Container[str] | None) -> list[PlannedStep]:
-    """The steps that the store lacks, or only those of some names."""
-    return [step for step in plan.steps if not store.has(step.name) and (only is None or step.name in only)]
 
 
 def submit_arrays(plan: Plan, arrays: Sequence[Array], submit_one: Callable[[Array], Submitted], *, env: Mapping[str, str]) -> Journal:

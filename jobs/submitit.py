@@ -11,22 +11,22 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import submitit
 from submitit.core.utils import FailedJobError
 
 from jobs import slurm
-from jobs.arrays import Adjustments, Array, arrays_of, cluster_of, prolog_of
+from jobs.arrays import Array, cluster_of, prolog_of
 from jobs.local import Machine
 from jobs.resources import Cluster
 from jobs.run import BAD_SETTINGS, DONE, REQUEUE, StopFlag, Task, run_tasks
 from jobs.wrapping import python_command
+from pipeline.core.files import refuse_writable_by_others
 from pipeline.core.plan import Plan
 from pipeline.core.ranks import Ranks
 from pipeline.core.store import Store, slurm_task
@@ -78,6 +78,8 @@ def _executor(plan: Plan, kind: Executor, array: Array) -> submitit.AutoExecutor
     """An executor for the elements of one array; its folder lies inside the plan, open to its owner alone."""
     folder = plan.folder / "submitit"
     folder.mkdir(mode=0o700, exist_ok=True)
+    # What lies there is unpickled: nobody else may write it, not even the group that a store is open to.
+    refuse_writable_by_others(folder, within=plan.folder.parents[1])
     resources, cluster = array.resources, cluster_of(plan)
     python = {}
     if kind == "slurm" and cluster.container is not None:
@@ -136,26 +138,34 @@ def _environment(given: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def submit(
-    plan: Plan,
-    store: Store,
-    *,
-    environment: Mapping[str, str],
-    executor: Executor,
-    only: Container[str] | None = None,
-    adjust: Adjustments = MappingProxyType({}),
-) -> int:
-    """Submit what the store lacks, or only some of it. Under SLURM returns at once, else when all has ended; the exit code.
+def submit(plan: Plan, arrays: Sequence[Array], *, environment: Mapping[str, str]) -> Journal:
+    """Submit arrays to SLURM through submitit; wire, check and release them, and the collecting job.
 
     Raises:
         SchedulerError: SLURM refused something; all that was submitted is cancelled.
     """
-    arrays = arrays_of(plan, slurm.missing_steps(plan, store, only), adjust)
     with _environment(environment):
-        if executor != "slurm":
-            return _run_here(plan, store, arrays, executor)
-        slurm.submit_arrays(plan, arrays, functools.partial(_submit_array, plan), env=os.environ)
-        return 0
+        return slurm.submit_arrays(plan, arrays, functools.partial(_submit_array, plan), env=os.environ)
+
+
+def run_here(plan: Plan, store: Store, arrays: Sequence[Array], *, environment: Mapping[str, str], executor: Executor) -> int:
+    """Run arrays by submitit's own executor `local` or `debug`; returns the exit code when all has ended.
+
+    One array after the other, dealt out to a process a core; steps whose inputs failed are left out.
+    """
+    with _environment(environment):
+        cores = 1 if executor == "debug" else Machine.here().cores
+        for array in arrays:
+            ready = [step for step in array.steps if all(store.has(name) for name in step.inputs.values())]
+            num_processes = max(1, cores // array.resources.cpus_per_task)
+            submitter = _executor(plan, executor, array)
+            hands = [ready[i::num_processes] for i in range(min(num_processes, len(ready)))]
+            jobs = [
+                submitter.submit(RunElements(str(plan.folder), array.steps[0].stage, tuple(step.index for step in hand))) for hand in hands
+            ]
+            for job in jobs:
+                job.exception()  # Waits. What became of each step is in the store.
+    return 0 if all(store.has(step.name) for array in arrays for step in array.steps) else 1
 
 
 def _submit_array(plan: Plan, array: Array) -> slurm.Submitted:
@@ -169,17 +179,3 @@ def _submit_array(plan: Plan, array: Array) -> slurm.Submitted:
         raise slurm.SchedulerError(f"submitit could not submit {array.name}: {error}") from error
     job_of = {step.name: job.job_id for steps, job in zip(elements, submitted, strict=True) for step in steps}
     return submitted[0].job_id.split("_")[0], job_of
-
-
-def _run_here(plan: Plan, store: Store, arrays: list[Array], kind: Executor) -> int:
-    """One array after the other, dealt out to a process a core; steps whose inputs failed are left out."""
-    cores = 1 if kind == "debug" else Machine.here().cores
-    for array in arrays:
-        ready = [step for step in array.steps if all(store.has(name) for name in step.inputs.values())]
-        num_processes = max(1, cores // array.resources.cpus_per_task)
-        executor = _executor(plan, kind, array)
-        hands = [ready[i::num_processes] for i in range(min(num_processes, len(ready)))]
-        jobs = [executor.submit(RunElements(str(plan.folder), array.steps[0].stage, tuple(step.index for step in hand))) for hand in hands]
-        for job in jobs:
-            job.exception()  # Waits. What became of each step is in the store.
-    return 0 if all(store.has(step.name) for array in arrays for step in array.steps) else 1

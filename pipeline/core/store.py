@@ -242,7 +242,7 @@ def _make_attempt(attempt: "Attempt") -> bool:
     """Make the folder of an attempt, owner and all, and give it its name; False if another has that number."""
     partial = attempt.folder.parent
     partial.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=partial))
+    new = new_folder(partial, prefix=".new-")
     try:
         (new / attempt.out.name).mkdir()
         (new / attempt.scratch.name).mkdir()

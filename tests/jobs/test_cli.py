@@ -72,6 +72,9 @@ QUICK = {
     "submit --dry-run": ["submit", "TINY", "--dry-run", "--backend", "local"],
     "methods": ["methods"],
     "logs": ["logs", "prepare-0"],
+    "retry --dry-run": ["retry", "tiny", "--dry-run", "--backend", "local"],
+    "cancel": ["cancel", "tiny"],
+    "clean": ["clean"],
     "verify": ["verify", "tiny"],
 }
 

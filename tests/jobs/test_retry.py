@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs import evidence
 from jobs.arrays import Adjustment, array_command, arrays_of
-from jobs.evidence import Ended, progressed, read_sacct, remember, remembered
+from jobs.evidence import Ended, gather, progressed, read_sacct, remember, remembered
 from jobs.journal import Journal
 from jobs.retry import Decision, Evidence, decide, judge
 from jobs.status import StepStatus
@@ -83,22 +84,27 @@ NEVER = {
     ),
     "memory, of which nothing is known": (Evidence(states=("OUT_OF_MEMORY",)), "out of memory", "set memory_gb of its stage"),
     "a time limit": (Evidence(states=("TIMEOUT", "CANCELLED")), "time limit", "raise time_min"),
+    "stopped again and again": (
+        Evidence(exit_code=1, error="NoProgressError: it was stopped 3 times", progressed=True),
+        "time limit",
+        "raise time_min",
+    ),
     "requeues are used up": (Evidence(exit_code=75, states=("FAILED",)), "time limit", "raise time_min"),
 }
 
 
 @pytest.mark.parametrize("case", AGAIN)
 def test_what_can_come_out_otherwise_is_run_again_with_what_it_lacked(case):
-    evidence, cause, adjustment = AGAIN[case]
-    decision = decide(evidence)
+    known, cause, adjustment = AGAIN[case]
+    decision = decide(known)
     assert (decision.again, decision.cause, decision.adjustment) == (True, cause, adjustment)
     assert decision.what.startswith("run again")
 
 
 @pytest.mark.parametrize("case", NEVER)
 def test_what_would_come_out_the_same_is_not_run_again_and_says_what_to_change(case):
-    evidence, cause, advice = NEVER[case]
-    decision = decide(evidence)
+    known, cause, advice = NEVER[case]
+    decision = decide(known)
     assert (decision.again, decision.cause) == (False, cause)
     assert advice in decision.what
 
@@ -189,7 +195,11 @@ def test_an_attempt_got_on_if_its_checkpoint_is_later_than_all_before(tmp_path):
     assert not progressed(store, A.name)
     attempt(store, A.name, 3, "checkpoint-000000002.pt")
     assert not progressed(store, A.name)
-    attempt(store, A.name, 4, "checkpoint-000000010.pt", ".checkpoint-000000099.pt.0a")
+    attempt(store, A.name, 4, "checkpoint-000000010.pt")
+    assert progressed(store, A.name)
+    attempt(store, A.name, 5, ".checkpoint-000000099.pt.0a", "values.npy.rank-0-of-1")
+    assert not progressed(store, A.name)
+    attempt(store, A.name, 6, "values.rank-0-of-1.batch-512.000000000512.npz")
     assert progressed(store, A.name)
 
 
@@ -210,6 +220,21 @@ def test_what_retries_adjusted_is_remembered_with_its_cap_and_shows_in_the_sbatc
     assert "--mem=6144M" in options["retrain-0"]
     assert "--exclude=n1,n2" in options["retrain-0+1"]
     assert "--exclude=n1,n2" not in options["retrain-0"]
+
+
+def test_of_steps_that_share_an_element_each_is_judged_by_its_own_attempt(tmp_path, monkeypatch):
+    plan, store = study(tmp_path), Store(tmp_path / "store")
+    (tmp_path / "submissions").mkdir()
+    begun, not_begun, alone = plan.steps[2:]
+    journal = Journal.new(plan)
+    journal.write(array="retrain-0", job="7", elements={begun.name: "7_0", not_begun.name: "7_0", alone.name: "7_1"})
+    attempt(store, begun.name, 1)
+    monkeypatch.setattr(evidence, "nodes_of", lambda partition, *, env: {})
+    monkeypatch.setattr(evidence, "ended_elements", lambda arrays, *, env: dict.fromkeys(["7_0", "7_1"], Ended(("TIMEOUT",), exit_code=78)))
+    fallen = [StepStatus(one, "failed", job=job) for one, job in [(begun, "7_0"), (not_begun, "7_0"), (alone, "7_1")]]
+    found = gather(plan, store, fallen, on_slurm=True)
+
+    assert [decide(found[one.step.name]).cause for one in fallen] == ["time limit", "ended without a word", "bad settings"]
 
 
 def failures(store):
