@@ -21,7 +21,7 @@ from benchmarks.same_results import compare
 from jobs.logs import logs_of
 from pipeline.core.settings import SettingsError
 from pipeline.core.store import OWNER, Store
-from tests.slurm.support import LONG
+from tests.slurm.support import LONG, elements_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent / "cluster"
@@ -60,11 +60,11 @@ class Cluster:
         return dict(line.split() for line in lines)
 
     def sacct(self, *job_ids: str) -> dict[str, str]:
-        """{'7_0': 'FAILED'}: jobs and array elements by their newest state; pending elements of an array share a line."""
+        """{'7_0': 'FAILED'}: jobs and array elements by their newest state."""
         chosen = [f"--jobs={','.join(job_ids)}"] if job_ids else []
         columns = ("--allocations", "--noheader", "--parsable2", "--format=JobID,State", "--starttime=now-1days")
         rows = (line.split("|") for line in self.run("sacct", *columns, *chosen).splitlines())
-        return {job: state.split()[0] for job, state in rows}  # "CANCELLED by 0"
+        return {element: state.split()[0] for job, state in rows for element in elements_of(job)}  # "CANCELLED by 0"
 
     def runs(self, job: str) -> list[tuple[str, str]]:
         """(state, nodes) of every run of a job or an array element, oldest first: one more for each time it was requeued."""

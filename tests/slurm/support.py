@@ -13,6 +13,15 @@ sweep: {seed: [0, 1]}
 """Two runs, five steps; training is long enough to be disturbed more than once."""
 
 
+def elements_of(job: str) -> list[str]:
+    """['7_0', '7_1', '7_4'] of '7_[0-1,4%2]', by which the accounting names elements that never started; a job's own name else."""
+    match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
+    if not match:
+        return [job]
+    spans = (part.partition("-") for part in match.group(2).split(","))
+    return [f"{match.group(1)}_{i}" for first, _, last in spans for i in range(int(first), int(last or first) + 1)]
+
+
 def stops(printed: str) -> list[int]:
     """After which optimizer steps a training was stopped, attempt by attempt."""
     return [int(number) for number in re.findall(r"training stopped after step (\d+) of", printed)]

@@ -7,7 +7,7 @@ from tests.slurm.support import resumptions, stops
 
 pytestmark = pytest.mark.slurm
 
-SLOW = ("--set", "base.pretraining.epochs=900", "--set", "sweep.seed=[0]")
+SLOW = ("--set", "base.pretraining.epochs=600", "--set", "sweep.seed=[0]")
 QUICK = ("--set", "base.pretraining.epochs=1", "--set", "sweep.seed=[0]")
 # SLURM's shortest limit is a minute; its signal comes before it, within half a minute of the start.
 LIMITS = {stage: ("--set", f"resources={{{stage}: {{time_min: 1}}}}") for stage in ("prepare", "pretrain")}

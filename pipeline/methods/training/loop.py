@@ -168,6 +168,8 @@ def _restore(state: TrainingState, context: Context) -> None:
     chosen = broadcast_text(str(found[0]) if found else None, context.ranks)
     if chosen:
         state.restore(found[1] if found else read(Path(chosen)))
+        if context.ranks.is_first:
+            print(f"training continues after step {state.step}, from {chosen}", flush=True)
 
 
 @contextmanager
