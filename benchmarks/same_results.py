@@ -57,7 +57,7 @@ def _artifact(store: Path, name: str) -> dict[str, Any]:
         **content,
         TENSORBOARD: _points(folder / TENSORBOARD),
         **{f"record.{part}": record[part] for part in RESULTS_IN_RECORD},
-        "record.files": {file: facts for file, facts in record["files"].items() if not file.startswith(TENSORBOARD)},
+        "record.files": {file: facts["sha256"] for file, facts in record["files"].items() if not file.startswith(TENSORBOARD)},
         "its own record": Store(store).check(name),
     }
 

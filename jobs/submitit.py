@@ -11,7 +11,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from submitit.core.utils import FailedJobError
 
 from jobs import slurm
 from jobs.arrays import Array, cluster_of, prolog_of
+from jobs.journal import Journal
 from jobs.local import Machine
 from jobs.resources import Cluster
 from jobs.run import BAD_SETTINGS, DONE, REQUEUE, StopFlag, Task, run_tasks

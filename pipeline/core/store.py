@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.core.context import StopRequested
 from pipeline.core.errors import UserError
-from pipeline.core.files import fsync, read_json, write_text
+from pipeline.core.files import fsync, new_folder, read_json, write_text
 from pipeline.core.owners import OWNER, Owner, heartbeat, live_owner, slurm_task, write_owner
 from pipeline.core.records import RECORD, Hashes, StoreError, check_files, digest, make_record, read_record, stale_inputs
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.context import Context
+from pipeline.core.settings import SettingsError
 from pipeline.core.step import Stage
 from pipeline.core.tables import INDEX, write_table
 from pipeline.methods.datasets import Dataset, Samples
@@ -26,7 +27,7 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
 
     Raises:
         FileNotFoundError: files of the data set are missing.
-        ValueError: the settings ask for what the data do not have, or leave a split without images.
+        SettingsError: the settings ask for what the data do not have, or leave a split without images.
     """
     if not context.ranks.is_first:
         follow_first_rank(context)
@@ -70,12 +71,12 @@ def splits_and_folds(data: Dataset, samples: Samples) -> tuple[NDArray[np.str_],
     """The split (N,) of each sample, and its fold (N,), -1 outside of the training part.
 
     Raises:
-        ValueError: a split would have no image, or there are fewer training images than folds.
+        SettingsError: a split would have no image, or there are fewer training images than folds.
     """
     in_train_N = samples.splits_N == "train"
     for split in ("train", *data.test_splits):
         if not (samples.splits_N == split).any():
-            raise ValueError(
+            raise SettingsError(
                 f"data: wanted an image or more in split {split!r}, got none of {len(samples)}; "
                 "set num_train, num_test or test_fraction so that it has some"
             )

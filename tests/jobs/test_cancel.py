@@ -145,7 +145,6 @@ def test_a_sweep_on_this_machine_is_stopped_with_checkpoints_and_carried_on_by_t
     assert f"asked the sweep on this machine (process {process.pid}) to stop" in whole.stdout
     assert process.returncode == 75
     assert "stopped; the same command continues" in printed
-    assert list(store.glob("pretrain/*.partial/*/scratch/checkpoint-*.pt"))
     again = submit(tiny, store=store)
     assert again.returncode == 0
     assert f"{NUM_STEPS} steps" in again.stdout

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs import slurm
+from jobs.arrays import arrays_of
 from jobs.planning import environment
 from pipeline.core.store import Store
 from tests.jobs.recording import study
@@ -94,14 +95,14 @@ def test_no_secret_of_the_environment_is_on_a_command_line(tmp_path, monkeypatch
     plan = study(store.root / "plans" / "study-0123abcd")
     for folder in ("submissions", "logs"):
         (plan.folder / folder).mkdir(parents=True)
-    steps = {step.name for step in plan.steps if step.stage == "prepare"}  # They need nothing: no edges to read back.
+    arrays = arrays_of(plan, [step for step in plan.steps if step.stage == "prepare"])  # They need nothing: no edges to read back.
     given = environment(plan, store, data_root=tmp_path)
     if backend == "slurm":
-        slurm.submit(plan, store, environment=given, only=steps)
+        slurm.submit(plan, arrays, environment=given)
     else:
         from jobs import submitit
 
-        submitit.submit(plan, store, environment=given, executor="slurm", only=steps)
+        submitit.submit(plan, arrays, environment=given)
     called = (tmp_path / "calls").read_text()
     assert {line.split()[0] for line in called.splitlines()} >= {"sbatch", "scontrol"}
     assert [name for name, value in SECRETS.items() if value in called] == []

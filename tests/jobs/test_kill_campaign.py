@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.kill_campaign import Kill, became
 from benchmarks.same_results import compare
+from pipeline.core.records import seal
 from tests.jobs.support import NUM_STEPS, ROOT, steps_of
 
 
@@ -21,9 +22,8 @@ def flip_a_bit(path):
 
 def change_record(store, part):
     path = store / steps_of("evaluate", store)[0] / "record.json"
-    record = json.loads(path.read_text())
-    record[part] = {"changed": 1}
-    path.write_text(json.dumps(record))
+    record = json.loads(path.read_text()) | {part: {"changed": 1}}
+    path.write_text(json.dumps(record | {"sha256": seal(record)}))
 
 
 def change_table(store, name, column, value):
@@ -49,8 +49,8 @@ def last_point_more(store):
 def artifact_more(store):
     name = steps_of("augment", store)[0]
     folder = shutil.copytree(store / name, store / "augment" / ("0" * 16))
-    record = (folder / "record.json").read_text()
-    (folder / "record.json").write_text(record.replace(f'"key": "{name.split("/")[1]}"', f'"key": "{"0" * 16}"'))
+    record = json.loads((folder / "record.json").read_text()) | {"key": "0" * 16}
+    (folder / "record.json").write_text(json.dumps(record | {"sha256": seal(record)}))
 
 
 CHANGES = {

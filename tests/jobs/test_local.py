@@ -1,6 +1,5 @@
 """The local back-end through the command line: what it gives, and that no disturbance changes what it gives."""
 
-import json
 import os
 import shutil
 import signal
@@ -10,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.local import LocalSweep, WorkerError
+from jobs.planning import environment
+from pipeline.core.plan import Plan
 from pipeline.core.store import Store
 from pipeline.stages import STAGES
 from tests.jobs.support import (
@@ -195,18 +197,31 @@ def test_a_step_that_fails_blocks_only_what_needs_it(tmp_path):
     assert states["diverging"].startswith("missing: pretrain/")
 
 
-def test_workers_that_can_not_start_are_one_line(tiny, finished):
+class Unwatched:
+    """A view of nothing."""
+
+    def began(self, step): ...
+
+    def progressed(self, step, event): ...
+
+    def ended(self, step, outcome): ...
+
+    def tick(self): ...
+
+
+def test_workers_that_can_not_start_are_one_line(finished, capfd):
     (plan,) = (finished / "plans").iterdir()
     with (plan / "code" / "jobs" / "worker.py").open("a") as file:
         file.write("no python (\n")
     shutil.rmtree(finished / steps_of("evaluate", finished)[0])
+    store = Store(finished)
+    given = environment(Plan.read(plan), store, data_root=finished)
 
-    done = submit(tiny, store=finished)
+    message = "a worker ended with 1 before it could start; what it said stands above. `attrain doctor` checks the installation"
+    with pytest.raises(WorkerError, match=message):
+        LocalSweep(Plan.read(plan), store, environment=given, view=Unwatched()).run()
 
-    assert done.returncode == 1
-    assert "SyntaxError" in done.stderr
-    last = "error: a worker ended with 1 before it could start; what it said stands above. `attrain doctor` checks the installation"
-    assert done.stderr.splitlines()[-1] == last
+    assert "SyntaxError" in capfd.readouterr().err
 
 
 def test_a_step_of_a_plan_can_be_run_by_itself(tiny, undisturbed, finished):
@@ -220,8 +235,8 @@ def test_a_step_of_a_plan_can_be_run_by_itself(tiny, undisturbed, finished):
     assert attrain(*command, "--check", store=finished).returncode == 0
     again = attrain(*command, store=finished)
     assert (again.returncode, again.stdout) == (0, f"{prepare} is there already\n")
-    files = [json.loads((store / prepare / "record.json").read_text())["files"] for store in (finished, undisturbed)]
-    assert files[0] == files[1]
+    first, second = (Store(store).record(prepare)["files"] for store in (finished, undisturbed))
+    assert {name: facts["sha256"] for name, facts in first.items()} == {name: facts["sha256"] for name, facts in second.items()}
 
 
 def test_a_step_that_the_plan_has_not_is_answered_with_those_that_it_has(undisturbed):

@@ -17,6 +17,7 @@ from jobs.status import SILENT_S, StepStatus, by_run, runs_of, status_of
 from jobs.view import run_lines, status_lines, watch
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import Store
+from tests.core.support import FACTS
 
 JOB = "7_0"
 
@@ -80,7 +81,7 @@ def finish(store: Store, *names: str) -> None:
     for name in names:
         with store.attempt(name) as attempt:
             (attempt.out / "file").write_text("made")
-            attempt.publish({})
+            attempt.publish(FACTS)
 
 
 def fail(store: Store, name: str, code: int | None, job: str | None = JOB) -> None:
@@ -279,7 +280,7 @@ def test_watching_what_nobody_runs_ends_after_a_second_look(plan, capsys):
     assert capsys.readouterr().out == "planned\n"
 
 
-def test_an_interrupt_ends_watching_without_a_word(tmp_path, finished):
+def test_an_interrupt_ends_watching_without_a_trace(tmp_path, finished):
     """The store of a finished sweep, of which a step is at work again: by this process, so that watching would not end."""
     store = Store(finished)
     name = next(name for name in store.names() if name.startswith("evaluate/"))
@@ -291,4 +292,4 @@ def test_an_interrupt_ends_watching_without_a_word(tmp_path, finished):
             assert re.match(r"tiny-\w+: 18 of 19 steps done", process.stdout.readline())
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (130, "")
+    assert (process.returncode, errors) == (130, "interrupted; the same command continues\n")
