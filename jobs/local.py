@@ -73,6 +73,13 @@ class Worker:
             self.process.stdin.write((json.dumps({"stage": step.stage, "index": step.index, "device": device}) + "\n").encode())
             self.process.stdin.flush()
 
+    def close(self) -> None:
+        """Close the pipes to a process that has ended."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
     def events(self) -> Iterator[dict[str, Any]]:
         """What it answered since; ends with {"event": "gone"} when it died."""
         assert self.process.stdout is not None
@@ -246,6 +253,7 @@ class LocalSweep:
         assert worker.process.stdout is not None
         self.selector.unregister(worker.process.stdout)
         code = worker.process.wait()
+        worker.close()
         self.workers.remove(worker)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         if not worker.ready and not self.outcome.stopped:
@@ -270,6 +278,5 @@ class LocalSweep:
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
-            assert worker.process.stdout is not None
-            worker.process.stdout.close()
+            worker.close()
         self.selector.close()

@@ -11,7 +11,7 @@ from jobs.journal import Journal
 from jobs.selection import Chosen, Selection
 from pipeline.core.store import Store
 from tests.jobs.recording import study
-from tests.jobs.support import NUM_STEPS, attrain, output_of, owners, submit, submitting, wait_for
+from tests.jobs.support import NUM_STEPS, assert_equal_tables, attrain, output_of, owners, submit, submitting, wait_for
 
 STAGE, SUBMITIT, COLLECT = "/p/code/sbatch/stage.sbatch python /p", "/p/submitit/submission_file.sh", "/p/code/sbatch/collect.sbatch"
 
@@ -148,6 +148,7 @@ def test_a_sweep_on_this_machine_is_stopped_with_checkpoints_and_carried_on_by_t
     again = submit(tiny, store=store)
     assert again.returncode == 0
     assert f"{NUM_STEPS} steps" in again.stdout
+    assert_equal_tables(store, undisturbed)
 
 
 def test_a_process_that_is_no_sweep_of_the_plan_is_named_and_not_touched(plan):
