@@ -298,8 +298,7 @@ def _capped(attempt: Attempt, task: Task) -> Iterator[None]:
         setting = f"resources.{task.step.resource_class}"
         raise NoProgressError(
             f"it was stopped {stops} times in a row ({cause}) and its checkpoints never covered more than before "
-            f"({task.saved or 'nothing'}); raise {setting}.time_min or lower {setting}.checkpoint_every_s, then submit again, or run "
-            "`attrain retry` if the machine was to blame"
+            f"({task.saved or 'nothing'}); raise {setting}.time_min or lower {setting}.checkpoint_every_s, then submit again"
         ) from stop
 
 
