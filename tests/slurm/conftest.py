@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.same_results import compare
-from jobs.logs import logs_of
+from jobs.logs import find_logs
 from pipeline.core.settings import SettingsError
 from pipeline.core.store import OWNER, Store
 from tests.slurm.support import LONG, elements_of
@@ -226,7 +226,7 @@ class User:
     def printed(self, step: str, experiment: str = "long") -> str:
         """All that a step printed, in all its attempts; nothing if it has not run yet."""
         try:
-            return "".join(path.read_text() for path in logs_of(step, experiment, Store(self.store)))
+            return "".join(path.read_text() for path in find_logs(step, experiment, Store(self.store)).logs())
         except SettingsError:
             return ""
 
