@@ -160,9 +160,9 @@ class Limits:
 
 
 def chosen_partition(partitions: Mapping[str, Partition], name: str | None) -> Partition | None:
-    """The partition of a name, or the default one; None if there is none such."""
+    """The partition of a name, or the default one; the first that there is of several ("gpu,cpu"); None if there is none such."""
     if name is not None:
-        return partitions.get(name)
+        return next((partitions[one] for one in name.split(",") if one in partitions), None)
     return next((partition for partition in partitions.values() if partition.is_default), None)
 
 

@@ -10,6 +10,7 @@ from jobs.limits import (
     Partition,
     bounds_of_accounts,
     chosen_association,
+    chosen_partition,
     parse_associations,
     parse_config,
     parse_minutes,
@@ -195,3 +196,9 @@ def test_the_advised_steps_per_task_is_the_least_that_fits(num_elements):
     advised = int(words.split("steps_per_task to ")[1].split()[0])
     assert problems(limits, -(-num_elements // advised), largest_array=1) == []
     assert problems(limits, -(-num_elements // (advised - 1)), largest_array=1) != []
+
+
+@pytest.mark.parametrize(("asked", "chosen"), [(None, "main"), ("short", "short"), ("away,short", "short"), ("away", None)])
+def test_the_partition_of_a_job_is_the_first_that_there_is_of_those_asked_for_or_the_default(asked, chosen):
+    found = chosen_partition(parse_partitions(PARTITIONS), asked)
+    assert (found.name if found else None) == chosen

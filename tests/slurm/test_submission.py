@@ -66,7 +66,7 @@ def test_an_array_that_slurm_will_not_release_leaves_nothing_in_the_queue(user, 
 def test_an_unknown_partition_is_named(user, cluster, tiny):
     printed = user.attrain("submit", tiny, "--set", "cluster.partition=nowhere", code=1)
 
-    assert "invalid partition specified: nowhere" in printed
+    assert "nothing was submitted: SLURM knows no partition 'nowhere': set cluster.partition to one of high, main" in printed
     assert cluster.squeue() == {}
 
 
