@@ -1,12 +1,15 @@
 """The quickstart, cut small, gives the same tables through every back-end; README's commands for a cluster."""
 
+import dataclasses
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 pytestmark = pytest.mark.slurm
 
@@ -93,10 +96,23 @@ def commands_of_readme() -> list[str]:
     return [line.partition(" #")[0].strip() for line in block.splitlines() if not re.match("conda |export ", line)]
 
 
-def test_the_commands_of_the_readme_for_a_cluster_end_well_as_they_stand(user, cluster, tmp_path):
-    commands = commands_of_readme()
+@pytest.fixture
+def at_home(user, tmp_path):
+    """A user whose checkout has a quickstart of two arms that is soon done."""
+    checkout = Path(shutil.copytree(user.checkout, tmp_path / "checkout"))
+    path = checkout / "jobs" / "experiments" / "quickstart.yaml"
+    quickstart = yaml.safe_load(path.read_text())
+    quickstart["base"]["data"]["base"] |= {"num_train": 100, "num_test": 100}
+    for stage in ("pretraining", "retraining"):
+        quickstart["base"][stage]["epochs"] = 1
+    quickstart["sweep"] |= {"list": [{"arm": "same compute", "augmentation": {"rule": "same_compute"}}, {"arm": "highest attribution"}]}
+    path.write_text(yaml.safe_dump(quickstart))
+    return dataclasses.replace(user, checkout=checkout)
+
+
+def test_the_commands_of_the_readme_for_a_cluster_end_well_as_they_stand(at_home, cluster, tmp_path):
+    user, commands, said = at_home, commands_of_readme(), {}
     assert commands[0] == "sbatch sbatch/full_sweep.sbatch quickstart"
-    said = {}
     for command in commands:
         env = user.env | {"PYTHONPATH": str(user.checkout), "SBATCH_OUTPUT": str(tmp_path / "%j.log")}
         done = subprocess.run(shlex.split(command), cwd=user.checkout, env=env, capture_output=True, text=True, timeout=120)
@@ -105,9 +121,11 @@ def test_the_commands_of_the_readme_for_a_cluster_end_well_as_they_stand(user, c
         if command == commands[0]:
             job = done.stdout.split()[-1]
             assert cluster.wait(job) == {job: "COMPLETED"}
+        if "--backend submitit" in command:
+            user.wait("quickstart")
 
     assert "sbatch --parsable --hold --job-name=quickstart-" in said["attrain submit quickstart --dry-run"]
     assert "are queued or running already" in said["attrain submit quickstart --backend submitit"]
-    assert "nothing has failed" in said["attrain retry quickstart"]
-    cluster.wait_until(lambda: not cluster.squeue())
-    assert user.states("quickstart", code=1)["evaluate"].keys() <= {"done", "stopped", "blocked"}
+    assert "nothing has failed" in said["attrain retry quickstart --dry-run"]
+    assert "nothing of it was in SLURM's queue" in next(text for command, text in said.items() if command.startswith("attrain cancel"))
+    assert user.states("quickstart")["evaluate"] == {"done": 10}
