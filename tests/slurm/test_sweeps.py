@@ -126,6 +126,6 @@ def test_the_commands_of_the_readme_for_a_cluster_end_well_as_they_stand(at_home
 
     assert "sbatch --parsable --hold --job-name=quickstart-" in said["attrain submit quickstart --dry-run"]
     assert "are queued or running already" in said["attrain submit quickstart --backend submitit"]
-    assert "nothing has failed" in said["attrain retry quickstart --dry-run"]
+    assert "quickstart: nothing to run again" in said["attrain retry quickstart --dry-run"]
     assert "nothing of it was in SLURM's queue" in next(text for command, text in said.items() if command.startswith("attrain cancel"))
     assert user.states("quickstart")["evaluate"] == {"done": 10}
