@@ -228,18 +228,19 @@ def collect_command(plan: Plan, jobs: Iterable[str], *, data_root: Path) -> list
 def edges(plan: Plan, element: Mapping[str, str], todo: Sequence[PlannedStep]) -> dict[str, set[str]]:
     """{'A_t': conditions such as 'afterok:B_u' before it may start}; elements whose inputs are all in the store have none.
 
-    An element of several steps may fail in one and make what is needed of another: what needs it waits for its end, well or not,
-    and finds out by itself whether its own inputs are there.
+    An element of several steps may fail in one and make what is needed of another, and one of its steps may lack an input where the
+    others have theirs. So where any task of the plan runs several steps, all elements wait for the ends of others, well or not, and
+    each step finds out by itself whether its inputs are there.
 
     Args:
         plan: the plan of the steps.
         element: {step name: 'A_t'} of all submitted steps, and of those that an earlier submission has on its way.
         todo: the submitted steps.
     """
-    single = {stage: resources_of(plan, stage).steps_per_task == 1 for stage in {step.resource_class for step in plan.steps}}
-    kind = {step.name: "afterok" if single[step.resource_class] else "afterany" for step in plan.steps}
+    stages = {step.resource_class for step in plan.steps}
+    kind = "afterok" if all(resources_of(plan, stage).steps_per_task == 1 for stage in stages) else "afterany"
     needed: dict[str, set[str]] = {}
     for step in todo:
-        conditions = {f"{kind[name]}:{element[name]}" for name in step.inputs.values() if name in element}
+        conditions = {f"{kind}:{element[name]}" for name in step.inputs.values() if name in element}
         needed.setdefault(element[step.name], set()).update(conditions)
     return {child: conditions for child, conditions in needed.items() if conditions}

@@ -111,8 +111,8 @@ def _status(step: PlannedStep, job: str | None, glances: Mapping[str, Glance], e
     if seen.done:
         return StepStatus(step, "done", job=job)
     state, detail = elements.now.get(job or "", ("", ""))
-    # A process killed on another host is missed only after a minute of silence; SLURM knows at once that its job has ended.
-    if seen.owner is not None and elements.now.get(seen.owner.job or "", ("", ""))[0] not in slurm.ENDED:
+    # A process killed on another host is missed only after a minute of silence; SLURM knows at once that its job has ended or waits.
+    if seen.owner is not None and elements.now.get(seen.owner.job or "", ("", ""))[0] not in (*slurm.ENDED, "PENDING"):
         return StepStatus(step, "running", _at_work(seen, elements.before.get(job or "")), job, seen.progress, state)
     failure = seen.failure if seen.failure and seen.failure["job"] in (job, None) else None  # else: an earlier submission's
     exit_code = failure["exit_code"] if failure else None

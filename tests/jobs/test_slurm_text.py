@@ -55,7 +55,7 @@ def test_several_steps_share_an_element_whose_end_is_waited_for_well_or_not(plan
 def test_an_element_of_several_steps_waits_for_the_inputs_of_all(plan):
     plan.facts["identity"]["resources"]["retrain"] = {"steps_per_task": 2}
     element = {step.name: f"{10 + (step.stage == 'retrain')}_{step.index // (1 + (step.stage == 'retrain'))}" for step in plan.steps}
-    assert edges(plan, element, plan.steps) == {"11_0": {"afterok:10_0", "afterok:10_1"}, "11_1": {"afterok:10_0"}}
+    assert edges(plan, element, plan.steps) == {"11_0": {"afterany:10_0", "afterany:10_1"}, "11_1": {"afterany:10_0"}}
 
 
 def test_the_arrays_of_a_stage_share_what_may_run_at_once(plan):
