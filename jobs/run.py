@@ -220,13 +220,13 @@ def tell(error: Exception, task: Task) -> int:
 
 
 def _run_alone(task: Task) -> int:
-    if not task.store.has(task.step.name) and task.stop():
-        raise StopRequested("stopped before it began; run the same command again")
     with claimed(task) as attempt:
         if attempt is None:
             print(f"{task.step.name} is there already", flush=True)
             return DONE
         with recorded_failure(attempt, task):
+            if task.stop():  # Within the attempt, so that a step whose time is over before it begins is not run again for ever.
+                raise StopRequested("stopped before it began; run the same command again")
             inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s, stop=task.stop)
             facts = execute(task, inputs, attempt.out, attempt.scratch, attempt.earlier)
             attempt.publish(facts)

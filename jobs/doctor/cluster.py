@@ -157,7 +157,7 @@ def held_updates(asked: Cluster, *, env: Mapping[str, str]) -> Finding:
     except slurm.SchedulerError as error:
         return Finding("SLURM: held array", f"refused: {error}", "bad", advice)
     try:
-        slurm.wire({f"{job}_1": {f"{job}_0"}}, env=env)
+        slurm.wire({f"{job}_1": {f"afterok:{job}_0"}}, env=env)
         return Finding(what, "can be set and read back")
     except slurm.SchedulerError as error:
         return Finding(what, f"refused: {error}", "bad", advice)

@@ -84,9 +84,8 @@ def test_a_step_that_makes_progress_may_be_stopped_as_often_as_it_takes(planned)
     assert attempt(planned, "pretrain", 3) == DONE
 
 
-def test_a_stop_before_a_step_began_makes_no_attempt(planned):
-    assert [attempt(planned, "prepare", 1) for _ in range(4)] == [REQUEUE] * 4
-    assert failures(planned, "prepare") == []
+def test_a_stop_before_a_step_began_is_no_progress_either(planned):
+    assert [attempt(planned, "prepare", 1) for _ in range(3)] == [REQUEUE, REQUEUE, FAILED]
 
 
 def test_a_step_whose_artifact_is_there_ends_well_even_if_a_stop_is_asked_for(planned):

@@ -93,7 +93,7 @@ def test_four_steps_share_an_element_and_its_fate(wrapped):
     of_pretrain = [state for job, state in states.items() if job.split("_")[0] == jobs["pretrain-0"]]
 
     assert of_pretrain == ["FAILED"]
-    assert len(states) <= 8 + 1  # six stages, two of them with one element a step, and the one that collects
+    assert len(states) == 14  # Six arrays, of attribute and augment with an element a step, and the job that collects.
 
 
 def test_every_task_runs_behind_the_prolog_in_the_container(wrapped):
