@@ -1,41 +1,76 @@
 """`attrain methods`: what an experiment file can name, read from the settings classes themselves."""
 
-from collections.abc import Iterator
-from typing import Literal, get_args, get_origin
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from rich.text import Text
 
 from pipeline.config import RunConfig
-from pipeline.core.settings import SettingsError, members, nearest, tag_field
+from pipeline.core.settings import SettingsError, members, nearest, tag, tag_field
+
+Choices = Mapping[str, type[BaseModel]]
 
 
 def describe(of: str | None) -> Iterator[Text]:
-    """Lines for every setting of a run, or one of them.
+    """Lines for every setting of a run and for the choices within it, or for one of them.
 
     Raises:
-        SettingsError: a run has no such setting; lists those it has.
+        SettingsError: there is no such setting; lists those there are.
     """
-    if of is not None and of not in RunConfig.model_fields:
-        raise SettingsError(f"unknown setting {of!r}{nearest(of, RunConfig.model_fields)}")
-    for name, info in RunConfig.model_fields.items():
+    sections = {name: (info.description or "", info.annotation) for name, info in RunConfig.model_fields.items()}
+    listed = {cls for _, annotation in sections.values() for cls in members(annotation).values()}
+    sections |= {name: value for name, value in _nested(RunConfig).items() if not listed.issuperset(members(value[1]).values())}
+    if of is not None and of not in sections:
+        raise SettingsError(f"unknown setting {of!r}{nearest(of, sections)}")
+    for name, (description, annotation) in sections.items():
         if of not in (None, name):
             continue
-        yield Text(name, style="bold") + Text(f"  {info.description or ''}", style="not bold")
-        choices = members(info.annotation)
-        for tag, cls in choices.items():
+        yield Text(name, style="bold") + Text(f"  {description}", style="not bold")
+        choices = members(annotation)
+        for value, cls in choices.items():
             first = (cls.__doc__ or "").strip().splitlines()[:1]
-            yield Text(f"  {tag_field(cls)}: {tag}", style="cyan") + Text(f"  {first[0] if first else ''}", style="default")
+            yield Text(f"  {tag_field(cls)}: {value}", style="cyan") + Text(f"  {first[0] if first else ''}", style="default")
             yield from _fields(cls, indent=6)
-        if not choices and isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _fields(info.annotation, indent=2)
+        if not choices and isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _fields(annotation, indent=2)
+
+
+def _nested(cls: type[BaseModel]) -> dict[str, tuple[str, Any]]:
+    """{tag field: (words, union)} of the choices within the choices of a settings class, such as that of a baseline."""
+    found: dict[str, tuple[str, Any]] = {}
+    for info in cls.model_fields.values():
+        for part in members(info.annotation).values():
+            for inner in part.model_fields.values():
+                if len(choices := members(inner.annotation)) > 1:
+                    found.setdefault(_tag_name(choices), ("A choice within others.", inner.annotation))
+            found |= {name: value for name, value in _nested(part).items() if name not in found}
+    return found
+
+
+def _tag_name(choices: Choices) -> str:
+    return tag_field(next(iter(choices.values()))) or ""
 
 
 def _fields(cls: type[BaseModel], *, indent: int) -> Iterator[Text]:
     chooser = tag_field(cls)
     for name, info in cls.model_fields.items():
         if name != chooser:
-            default = info.get_default(call_default_factory=True, validated_data={})
-            shown = default.__class__.__name__ if isinstance(default, BaseModel) else default
-            one_of = f" (one of {', '.join(map(str, get_args(info.annotation)))})" if get_origin(info.annotation) is Literal else ""
-            yield Text(" " * indent + f"{name}: {shown}{one_of}") + Text(f"  {' '.join((info.description or '').split())}", style="dim")
+            description = " ".join((info.description or "").split())
+            yield Text(" " * indent + f"{name}: {_default(info)}{_one_of(info.annotation)}") + Text(f"  {description}", style="dim")
+
+
+def _default(info: FieldInfo) -> str:
+    """As an experiment file would write it."""
+    if info.is_required():
+        return "(to be given)"
+    default = info.get_default(call_default_factory=True, validated_data={})
+    if isinstance(default, BaseModel):
+        return f"{{{tag_field(type(default))}: {tag(default)}}}" if tag(default) else "{}"
+    return str(list(default) if isinstance(default, tuple) else default)
+
+
+def _one_of(annotation: Any) -> str:
+    names = get_args(annotation) if get_origin(annotation) is Literal else members(annotation)
+    return f" (one of {', '.join(map(str, names))})" if len(names) > 1 else ""

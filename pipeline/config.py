@@ -3,7 +3,7 @@
 from pydantic import Field, model_validator
 
 from pipeline.core.settings import Settings
-from pipeline.methods.attribution import Attribution, IntegratedGradients
+from pipeline.methods.attribution import Attribution, IntegratedGradients, Target, TrueLabel
 from pipeline.methods.augmentation import Augmentation, NoAugmentation, SameCompute, Selection, Worst
 from pipeline.methods.datasets import Dataset, MnistSmall
 from pipeline.methods.metrics import Evaluation
@@ -24,6 +24,8 @@ class RunConfig(Settings):
     """How the model is trained before it is explained."""
     attribution: Attribution = Field(default_factory=IntegratedGradients)
     """What explains the model."""
+    target: Target = Field(default_factory=TrueLabel)
+    """Which output of the model is explained."""
     selection: Selection = Field(default_factory=Worst)
     """Which training samples are explained and changed."""
     augmentation: Augmentation = Field(default_factory=NoAugmentation)

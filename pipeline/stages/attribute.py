@@ -13,9 +13,9 @@ from pipeline.core.context import Context
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.step import Stage
 from pipeline.core.tables import ATTRIBUTED, write_table
-from pipeline.methods.attribution import Attribution, Attributions, attribute, baseline_for
+from pipeline.methods.attribution import Attribution, Attributions, Background, Target, attribute
 from pipeline.methods.augmentation import Selection
-from pipeline.methods.inference import judged
+from pipeline.methods.inference import full_float32, judged
 from pipeline.methods.lazy import torch
 from pipeline.methods.training.data import ImageSet
 from pipeline.stages.artifacts import Prepared, read_model
@@ -27,9 +27,17 @@ class NonFiniteAttributionError(ArithmeticError):
 
 
 def run(
-    seed: int, round: int, attribution: Attribution, selection: Selection, *, inputs: Mapping[str, Path], out: Path, context: Context
+    seed: int,
+    round: int,
+    attribution: Attribution,
+    target: Target,
+    selection: Selection,
+    *,
+    inputs: Mapping[str, Path],
+    out: Path,
+    context: Context,
 ) -> None:
-    """Attribute the true class of the selected training samples, in the order of their ids.
+    """Attribute the target of the selected training samples, in the order of their ids.
 
     Raises:
         NonFiniteAttributionError: a loss or an attribution is not finite; names the first sample.
@@ -48,17 +56,18 @@ def run(
         loss_N=judged_N["loss"], prediction_N=judged_N["prediction"], label_N=labels_N, sample_ids_N=ids_N, seed=seed, round=round
     )
     selected = train.take(chosen_A)
-    baseline_CHW = baseline_for(attribution, mean_C=prepared.facts.mean_C, std_C=prepared.facts.std_C)
-    if baseline_CHW is not None:
-        baseline_CHW = baseline_CHW.expand(train.image_shape).to(context.device)
+    lowest_CHW, highest_CHW = train.input_range(device=context.device)
     array = SharedArray(out / "attributions.npy", shape=(len(selected), *train.image_shape), dtype=np.float32, context=context)
 
     def explain(positions: NDArray[np.int64]) -> Columns:
-        x_BCHW, target_B = selected.batch(positions, device=context.device)
+        x_BCHW, label_B = selected.batch(positions, device=context.device)
+        with full_float32():
+            score = target(model, x_BCHW, label_B)
         streams = SampleStreams(sample_ids_B=selected.sample_ids_N[positions], seed=seed, purpose="attribution", counters=(round,))
-        found = attribute(attribution, model, x_BCHW, target_B, streams=streams, baseline_CHW=baseline_CHW)
+        background = Background(streams=streams, lowest_CHW=lowest_CHW, highest_CHW=highest_CHW)
+        found = attribute(attribution, model, x_BCHW, score, background=background)
         array.rows[positions - array.span.start] = found.phi_BCHW.float().cpu().numpy()
-        return _columns(found)
+        return _columns(found) | {"target": score.target_B.int().cpu().numpy()}
 
     explained_A = gather_columns(len(selected), context, name="explain", work=explain, array=array)
     array.close()
@@ -92,7 +101,7 @@ def _write(out: Path, selected: ImageSet, *, columns: Columns) -> None:
     gap = columns.get("completeness_gap")
     written = {
         "sample_id": selected.sample_ids_N,
-        "target": selected.labels_N,
+        "target": columns.get("target", np.empty(0, np.int32)),
         "prediction": columns["prediction"],
         "loss": columns["loss"],
         **floats,
@@ -101,4 +110,4 @@ def _write(out: Path, selected: ImageSet, *, columns: Columns) -> None:
     write_table(out / "attributed.parquet", written, ATTRIBUTED)
 
 
-STAGE = Stage(name="attribute", needs=("prepare", "model"), run=run, version=2)
+STAGE = Stage(name="attribute", needs=("prepare", "model"), run=run, version=3)

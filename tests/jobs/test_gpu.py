@@ -13,15 +13,15 @@ from jobs.distributed import process_group
 from jobs.machine import choose_device
 from jobs.resources import Resources
 from pipeline.core.context import Context, StopRequested
-from pipeline.core.randomness import SampleStreams
 from pipeline.core.ranks import Ranks
 from pipeline.core.store import Store
-from pipeline.methods.attribution import ATTRIBUTIONS, attribute
+from pipeline.methods.attribution import ATTRIBUTIONS, Score, attribute
 from pipeline.methods.training.data import ImageSet
 from pipeline.methods.training.ddp import import_ddp
 from pipeline.methods.training.loop import train
 from pipeline.methods.training.settings import Training
 from tests.jobs.support import attrain, submit, tables, write_experiment
+from tests.methods.attribution.support import background_of
 
 pytestmark = pytest.mark.gpu
 
@@ -76,8 +76,8 @@ def test_every_attribution_on_the_gpu_is_that_on_the_cpu(method):
     found = {}
     for device in ("cpu", "cuda"):
         model = network().double().eval().to(device)
-        streams = SampleStreams(sample_ids_B=np.arange(5), seed=0, purpose="attribute")
-        found[device] = attribute(method(), model, x_BCHW.double().to(device), target_B.to(device), streams=streams).phi_BCHW
+        score, background = Score(target_B.to(device)), background_of(x_BCHW.double())
+        found[device] = attribute(method(), model, x_BCHW.double().to(device), score, background=background).phi_BCHW
     assert found["cuda"].device.type == "cuda"
     assert_close(found["cuda"].cpu(), found["cpu"], rtol=1e-6, atol=1e-9)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.methods.attribution import ATTRIBUTIONS, attribute
+from pipeline.methods.attribution import ATTRIBUTIONS, Score, attribute
 from pipeline.methods.inference import full_float32, judged
+from tests.methods.attribution.support import background_of
 
 SWITCHES = (torch.backends.cudnn, torch.backends.cuda.matmul)
 X, TARGET = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0])
@@ -50,11 +51,10 @@ def test_tf32_is_off_inside_and_as_the_caller_had_it_after_an_error_too(caller):
     assert allowed() == caller
 
 
-@pytest.mark.parametrize("method", [method for method in ATTRIBUTIONS if method.__name__ != "RandomControl"], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("method", ATTRIBUTIONS, ids=lambda m: m.__name__)
 def test_no_attribution_uses_tf32(method):
     model = Watched()
-    attribute(method(), model, X, TARGET)
-    assert model.seen
+    attribute(method(), model, X, Score(TARGET), background=background_of(X))
     assert all(seen == [False, False] for seen in model.seen)
 
 

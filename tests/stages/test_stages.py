@@ -16,7 +16,7 @@ from pipeline.core.context import Context
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import Store
 from pipeline.core.tables import ATTRIBUTED, AUGMENTED, INDEX, PREDICTIONS, read_table
-from pipeline.methods.attribution import Gradient, IntegratedGradients
+from pipeline.methods.attribution import Gradient, IntegratedGradients, TrueLabel
 from pipeline.methods.augmentation import Worst
 from pipeline.stages import STAGES, attribute
 from pipeline.stages.artifacts import Prepared, read_array
@@ -107,7 +107,7 @@ def run_all(folder: Path, text: str) -> Finished:
 FILES = {
     ("prepare", 2): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
     ("pretrain", 2): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
-    ("attribute", 2): ["attributed.parquet", "attributions.npy", "record.json"],
+    ("attribute", 3): ["attributed.parquet", "attributions.npy", "record.json"],
     ("augment", 2): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
     ("retrain", 2): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
     ("evaluate", 2): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
@@ -306,7 +306,7 @@ def test_a_gap_is_missing_just_where_the_method_promises_no_sum(finished, tmp_pa
     assert table["completeness_gap"].null_count == NUM_WORST
     inputs = {stage: finished.folder("append", stage) for stage in ("prepare", "pretrain")}
     inputs["model"] = inputs.pop("pretrain")
-    attribute.run(0, 1, IntegratedGradients(num_steps=2), Worst(), inputs=inputs, out=tmp_path, context=Context())
+    attribute.run(0, 1, IntegratedGradients(num_steps=2), TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=Context())
     assert read_table(tmp_path / "attributed.parquet", ATTRIBUTED)["completeness_gap"].null_count == 0
 
 
@@ -324,7 +324,7 @@ def test_what_is_not_finite_is_an_error_that_names_the_first_sample(finished, tm
     if what == "sum":
         ids = read_table(finished.folder("append", "attribute") / "attributed.parquet", ATTRIBUTED)["sample_id"].to_numpy()
     with pytest.raises(attribute.NonFiniteAttributionError, match=rf"{what} of \d+ of {len(ids)} .*first sample_id {ids[0]} \(nan\)"):
-        attribute.run(0, 1, Gradient(), Worst(), inputs=inputs, out=tmp_path, context=Context())
+        attribute.run(0, 1, Gradient(), TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=Context())
 
 
 def test_every_sample_that_is_held_out_is_predicted_once(finished):

@@ -8,10 +8,13 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.core.settings import members
+from pipeline.methods.attribution.background import Background
+from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Zero
 from pipeline.methods.attribution.control import RandomControl
-from pipeline.methods.attribution.engine import Attributions, Attributor, as_found, attribute, baseline_for
+from pipeline.methods.attribution.engine import Attributions, Attributor, as_found, attribute
 from pipeline.methods.attribution.gradients import Gradient, InputXGradient, Saliency
 from pipeline.methods.attribution.path import IntegratedGradients
+from pipeline.methods.attribution.target import TARGETS, Contrast, GivenClass, Loss, Predicted, Ranked, Score, Target, TrueLabel
 
 Attribution = Annotated[
     Gradient | Saliency | InputXGradient | IntegratedGradients | RandomControl,
@@ -22,15 +25,28 @@ ATTRIBUTIONS = tuple(members(Attribution).values())
 
 __all__ = [
     "ATTRIBUTIONS",
+    "BASELINES",
+    "TARGETS",
     "Attribution",
     "Attributions",
     "Attributor",
+    "Background",
+    "Baseline",
+    "Black",
+    "Contrast",
+    "GivenClass",
     "Gradient",
     "InputXGradient",
     "IntegratedGradients",
+    "Loss",
+    "Predicted",
     "RandomControl",
+    "Ranked",
     "Saliency",
+    "Score",
+    "Target",
+    "TrueLabel",
+    "Zero",
     "as_found",
     "attribute",
-    "baseline_for",
 ]

@@ -1,18 +1,18 @@
 """Attribution of a batch with no side effect on the model: what every attribution method is and how one is run.
 
-B = batch, C = channels, H, W = pixels, K = classes.
+B = batch, N = baselines of one sample, C = channels, H, W = pixels, K = classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Protocol
 
-from pipeline.core.randomness import SampleStreams
-from pipeline.methods.attribution.gradients import target_logit
-from pipeline.methods.attribution.path import baseline_like
+from pipeline.methods.attribution.background import Background
+from pipeline.methods.attribution.baseline import BaselineRule
+from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.inference import full_float32
 from pipeline.methods.lazy import torch
 
@@ -20,37 +20,25 @@ from pipeline.methods.lazy import torch
 class Attributor(Protocol):
     """What an attribution method is: settings that can be called."""
 
-    complete: ClassVar[bool]
-    """Whether a sample's attributions sum to f(x) - f(baseline)."""
-
     @property
-    def baseline(self) -> Literal["black", "mean"] | None:
-        """What the method compares an input with; None compares it with nothing."""
+    def sums_from(self) -> BaselineRule | None:
+        """The baseline from which a sample's attributions sum to f(x) - f(baseline); None where no sum is promised."""
         ...
 
-    def __call__(
-        self,
-        model: torch.nn.Module,
-        x_BCHW: torch.Tensor,
-        target_B: torch.Tensor,
-        *,
-        streams: SampleStreams | None = None,
-        baseline_CHW: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Attribute each sample's target logit to its input values.
+    def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
+        """Attribute each sample's score to its input values.
 
         Args:
             model: (B, C, H, W) -> logits (B, K); in eval mode.
-            x_BCHW: normalised images; (B, C, T) and (B, F) do as well.
-            target_B: class index, int64, in [0, K).
-            streams: what a method that draws numbers draws from; others ignore it.
-            baseline_CHW: the baseline in the space of x, broadcast to one sample; None is zero.
+            x_BCHW: inputs as the model gets them; (B, C, T) and (B, F) do as well.
+            score: what is explained of each sample.
+            background: what else the method may know.
 
         Returns:
             (B, C, H, W), of the dtype and on the device of x.
 
         Raises:
-            ValueError: an argument that the method needs is missing or of another length.
+            ValueError: the score is not one of this batch, or the background lacks what the method needs.
         """
         ...
 
@@ -65,14 +53,6 @@ class Attributions:
     max_B: torch.Tensor
     completeness_gap_B: torch.Tensor | None
     """sum - (f(x) - f(baseline)), in logits; None where the method promises no sum."""
-
-
-def baseline_for(method: Attributor, *, mean_C: Sequence[float], std_C: Sequence[float]) -> torch.Tensor | None:
-    """The method's baseline, in the space (pixel / 255 - mean) / std, as (C, 1, 1), float32; None where it has none."""
-    if method.baseline is None:
-        return None
-    mean, std = (torch.as_tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (mean_C, std_C))
-    return {"black": -mean / std, "mean": torch.zeros_like(mean)}[method.baseline]
 
 
 def bare(model: torch.nn.Module) -> torch.nn.Module:
@@ -125,25 +105,20 @@ def as_found(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 
 def attribute(
-    method: Attributor,
-    model: torch.nn.Module,
-    x_BCHW: torch.Tensor,
-    target_B: torch.Tensor,
-    *,
-    streams: SampleStreams | None = None,
-    baseline_CHW: torch.Tensor | None = None,
+    method: Attributor, model: torch.nn.Module, x_BCHW: torch.Tensor, score: Score, *, background: Background | None = None
 ) -> Attributions:
     """Run a method on the bare model in eval mode, in the precision of x, and leave the model as it was found.
 
     The arguments are those of `Attributor`; the model may be in train mode and wrapped by DistributedDataParallel.
 
     Raises:
-        ValueError: an argument that the method needs is missing or of another length, or the model mixes samples.
+        ValueError: the score is not one of this batch, the background lacks what the method needs, or the model mixes samples.
     """
+    background = background or Background()
     # Autocast would round the attributions to half precision, TF32 to 10 bits of mantissa.
     with as_found(model) as module, torch.autocast(x_BCHW.device.type, enabled=False), full_float32():
-        phi_BCHW = method(module, x_BCHW, target_B, streams=streams, baseline_CHW=baseline_CHW)
-        difference_B = _difference(module, x_BCHW, target_B, baseline_CHW=baseline_CHW) if method.complete else None
+        phi_BCHW = method(module, x_BCHW, score, background=background)
+        difference_B = _difference(module, x_BCHW, score, baselines=method.sums_from(x_BCHW, background)) if method.sums_from else None
     phi_BF = phi_BCHW.flatten(1)
     sum_B = phi_BF.sum(1)
     return Attributions(
@@ -155,7 +130,8 @@ def attribute(
     )
 
 
-def _difference(model: torch.nn.Module, x_BCHW: torch.Tensor, target_B: torch.Tensor, *, baseline_CHW: torch.Tensor | None) -> torch.Tensor:
-    """(B,) f(x) - f(baseline) of the target logit."""
+def _difference(model: Forward, x_BCHW: torch.Tensor, score: Score, *, baselines: torch.Tensor) -> torch.Tensor:
+    """(B,) f(x) - f(baseline) of the score, the mean over a sample's baselines (N, B or 1, C, H, W)."""
     with torch.no_grad():
-        return target_logit(model, x_BCHW, target_B) - model(baseline_like(x_BCHW, baseline_CHW))[0, target_B]
+        at_baseline = [score(model(baseline_BCHW).expand(len(x_BCHW), -1)) for baseline_BCHW in baselines]
+        return score(model(x_BCHW)) - torch.stack(at_baseline).mean(0)

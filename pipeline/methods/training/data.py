@@ -99,6 +99,11 @@ class ImageSet:
         scale_C, mean_C = (torch.tensor(value, device=device)[:, None, None] for value in (255 * self.std_C, 255 * self.mean_C))
         return x_BCHW.sub_(mean_C).div_(scale_C), torch.tensor(self.labels_N[positions], device=device)
 
+    def input_range(self, *, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a black and a white image are once normalised, each (C, 1, 1), float32, on the device."""
+        lowest_C, highest_C = -self.mean_C / self.std_C, (1 - self.mean_C) / self.std_C
+        return torch.tensor(lowest_C[:, None, None], device=device), torch.tensor(highest_C[:, None, None], device=device)
+
     def take(self, positions: Positions) -> ImageSet:
         """The images at these positions, in their order."""
         names = ("array_of_N", "row_of_N", "labels_N", "sample_ids_N")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import captum.attr
@@ -16,85 +17,74 @@ from pipeline.core.settings import SettingsError, parse, plain
 from pipeline.methods.attribution import (
     ATTRIBUTIONS,
     Attribution,
+    Background,
+    Black,
     Gradient,
     InputXGradient,
     IntegratedGradients,
     RandomControl,
     Saliency,
+    Score,
+    Zero,
     attribute,
-    baseline_for,
 )
 from pipeline.methods.attribution import path as path_module
-
-IMAGE = (2, 4, 4)
-CLASSES = 3
-EXACT = {"rtol": 0, "atol": 1e-12}
-"""The same float64 sums in another order."""
+from tests.methods.attribution.support import EXACT, IMAGE, batch_of, linear, smooth_net
 
 over_all_methods = pytest.mark.parametrize("method", ATTRIBUTIONS, ids=lambda m: m.__name__)
 
 
 @pytest.fixture
 def model() -> nn.Module:
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, CLASSES)]
-    return nn.Sequential(*layers).double().eval()
+    return smooth_net()
 
 
 @pytest.fixture
-def batch() -> tuple[torch.Tensor, torch.Tensor, SampleStreams]:
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(5, *IMAGE, generator=generator, dtype=torch.float64)
-    target = torch.randint(CLASSES, (5,), generator=generator)
-    return x, target, SampleStreams(sample_ids_B=np.array([7, 3, 100, 0, 8]), seed=0, purpose="attribute")
-
-
-def linear(*shape: int) -> tuple[nn.Module, torch.Tensor]:
-    """A linear model of inputs of this shape, and its weights (K, *shape)."""
-    torch.manual_seed(2)
-    layer = nn.Linear(int(np.prod(shape)), CLASSES).double()
-    return nn.Sequential(nn.Flatten(), layer), layer.weight.detach().reshape(CLASSES, *shape)
+def batch() -> tuple[torch.Tensor, Score, Background]:
+    return batch_of(IMAGE)
 
 
 @pytest.mark.parametrize("shape", [IMAGE, (2, 6), (8,)], ids=["image", "signal", "features"])
 def test_on_a_linear_model_each_method_is_what_its_formula_says(shape):
     model, weight = linear(*shape)
-    x, target, baseline = torch.randn(4, *shape).double(), torch.tensor([0, 2, 1, 2]), torch.randn(*shape).double()
+    x, target = torch.randn(4, *shape).double(), torch.tensor([0, 2, 1, 2])
+    background = Background(lowest_CHW=torch.randn(*shape).double(), highest_CHW=torch.tensor(9.0))
     expected = {
         Gradient: weight[target],
         Saliency: weight[target].abs(),
         InputXGradient: weight[target] * x,
-        IntegratedGradients: weight[target] * (x - baseline),
+        IntegratedGradients: weight[target] * (x - background.lowest_CHW),
     }
     for method, phi in expected.items():
-        torch.testing.assert_close(method()(model, x, target, baseline_CHW=baseline), phi, **EXACT)
+        torch.testing.assert_close(method()(model, x, Score(target), background=background), phi, **EXACT)
 
 
 @over_all_methods
 def test_a_samples_attribution_does_not_change_with_its_batch(method, model, batch):
-    x, target, streams = batch
-    together = method()(model, x, target, streams=streams)
+    x, score, background = batch
+    together = method()(model, x, score, background=background)
     order = np.array([4, 0, 2])
-    torch.testing.assert_close(method()(model, x[order], target[order], streams=streams.at(order)), together[order], **EXACT)
+    some = method()(model, x[order], score.at(order), background=background.at(order))
+    torch.testing.assert_close(some, together[order], **EXACT)
     for i in range(len(x)):
-        one = method()(model, x[i : i + 1], target[i : i + 1], streams=streams.at(slice(i, i + 1)))
+        one = method()(model, x[i : i + 1], score.at(slice(i, i + 1)), background=background.at(slice(i, i + 1)))
         torch.testing.assert_close(one[0], together[i], **EXACT)
 
 
 @over_all_methods
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_attributions_have_the_shape_and_type_of_the_input(method, dtype, model, batch):
-    x, target, streams = batch
+    x, score, background = batch
     x = x.to(dtype).requires_grad_()
-    phi = method()(model.to(dtype), x, target, streams=streams)
+    phi = method()(model.to(dtype), x, score, background=background)
     assert (phi.shape, phi.dtype, phi.requires_grad) == (x.shape, dtype, False)
     assert phi.isfinite().all()
 
 
 @over_all_methods
 def test_an_empty_batch_has_empty_attributions(method, model, batch):
-    x, target, streams = batch
-    found = attribute(method(), model, x[:0], target[:0], streams=streams.at(slice(0, 0)))
+    x, score, background = batch
+    found = attribute(method(), model, x[:0], score.at(slice(0, 0)), background=background.at(slice(0, 0)))
     assert found.phi_BCHW.shape == (0, *IMAGE)
     assert found.sum_B.shape == found.min_B.shape == found.max_B.shape == (0,)
 
@@ -116,29 +106,29 @@ def test_a_method_follows_from_its_plain_settings(method):
 # Captum 0.9 warns that it sets requires_grad on its input.
 @pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
 def test_one_gradient_methods_equal_captum(method, reference, model, batch):
-    x, target, _ = batch
+    x, score, background = batch
     options = {} if isinstance(method, InputXGradient) else {"abs": isinstance(method, Saliency)}
-    expected = reference(model)(x.clone(), target=target, **options).detach()
-    torch.testing.assert_close(method(model, x, target), expected, **EXACT)
+    expected = reference(model)(x.clone(), target=score.target_B, **options).detach()
+    torch.testing.assert_close(method(model, x, score, background=background), expected, **EXACT)
 
 
 def test_integrated_gradients_equal_captum(model, batch):
-    x, target, _ = batch
+    x, score, background = batch
     baseline = torch.linspace(-1, 1, 2, dtype=torch.float64).reshape(2, 1, 1)
     expected = captum.attr.IntegratedGradients(model).attribute(
-        x, baselines=baseline.expand(1, *IMAGE), target=target, n_steps=64, method="riemann_middle"
+        x, baselines=baseline.expand(1, *IMAGE), target=score.target_B, n_steps=64, method="riemann_middle"
     )
     # Captum takes its path points in float32.
-    torch.testing.assert_close(IntegratedGradients(num_steps=64)(model, x, target, baseline_CHW=baseline), expected, rtol=0, atol=1e-6)
+    phi = IntegratedGradients(num_steps=64)(model, x, score, background=replace(background, lowest_CHW=baseline))
+    torch.testing.assert_close(phi, expected, rtol=0, atol=1e-6)
 
 
 def test_integrated_gradients_sum_to_the_difference_of_the_logits(model, batch):
-    x, target, _ = batch
-    baseline = torch.full(IMAGE, -0.3, dtype=torch.float64)
-    phi = IntegratedGradients(num_steps=256)(model, x, target, baseline_CHW=baseline)
+    x, score, background = batch
+    phi = IntegratedGradients(num_steps=256)(model, x, score, background=background)
     with torch.no_grad():
-        difference = (model(x) - model(baseline[None])).gather(1, target[:, None])[:, 0]
-    # The midpoint rule's error falls with num_steps squared: 2e-5 at 32 steps, 2e-7 at 256 on this model.
+        difference = score(model(x) - model(torch.full_like(x[:1], -2.0)))
+    # The midpoint rule's error falls with num_steps squared: see below, 256 steps leave less than this.
     torch.testing.assert_close(phi.sum((1, 2, 3)), difference, rtol=0, atol=1e-6)
 
 
@@ -149,41 +139,43 @@ def test_integrated_gradients_of_a_square_are_exact_with_one_step():
         def forward(self, x):
             return x.square() / 2
 
-    phi = IntegratedGradients(num_steps=1)(Square(), torch.ones(1, 1).double(), torch.tensor([0]))
+    method = IntegratedGradients(num_steps=1, baseline=Zero())
+    phi = method(Square(), torch.ones(1, 1).double(), Score(torch.tensor([0])), background=Background())
     torch.testing.assert_close(phi, torch.full((1, 1), 0.5).double(), **EXACT)
 
 
 @pytest.mark.parametrize("values_per_pass", [1, 5 * 32 * 3, 2**20], ids=["a point a pass", "3 points a pass", "one pass"])
 def test_integrated_gradients_do_not_depend_on_the_size_of_a_pass(values_per_pass, model, batch, monkeypatch):
-    x, target, _ = batch
-    expected = IntegratedGradients(num_steps=7)(model, x, target)
+    x, score, background = batch
+    expected = IntegratedGradients(num_steps=7)(model, x, score, background=background)
     monkeypatch.setattr(path_module, "VALUES_PER_PASS", values_per_pass)
-    torch.testing.assert_close(IntegratedGradients(num_steps=7)(model, x, target), expected, **EXACT)
+    torch.testing.assert_close(IntegratedGradients(num_steps=7)(model, x, score, background=background), expected, **EXACT)
 
 
 def test_a_pixel_that_equals_the_baseline_has_no_integrated_gradient(model, batch):
-    x, target, _ = batch
-    x[:, :, 0, 0] = 0.25
-    phi = IntegratedGradients()(model, x, target, baseline_CHW=torch.full(IMAGE, 0.25))
+    x, score, background = batch
+    x[:, :, 0, 0] = -2.0
+    phi = IntegratedGradients()(model, x, score, background=background)
     assert torch.equal(phi[:, :, 0, 0], torch.zeros(5, 2, dtype=torch.float64))
 
 
-def test_the_black_baseline_is_the_normalised_value_of_black_and_the_mean_one_is_zero():
-    mean, std = [0.5, 0.25], [0.5, 0.125]
-    black = baseline_for(IntegratedGradients(), mean_C=mean, std_C=std)
-    assert black is not None
-    assert black.tolist() == [[[-1.0]], [[-2.0]]]
-    grey = baseline_for(IntegratedGradients(baseline="mean"), mean_C=mean, std_C=std)
-    assert grey is not None
-    assert grey.tolist() == [[[0.0]], [[0.0]]]
-    assert baseline_for(Gradient(), mean_C=mean, std_C=std) is None
+def test_the_black_baseline_is_the_least_input_value_and_the_zero_one_is_zero(batch):
+    x, _, background = batch
+    darkest = torch.tensor([-1.0, -2.0]).reshape(2, 1, 1)
+    black = Black()(x, replace(background, lowest_CHW=darkest))
+    assert black.shape == (1, 1, *IMAGE)
+    assert black.dtype == x.dtype
+    assert torch.equal(black[0, 0], darkest.double().expand(IMAGE))
+    assert torch.equal(Zero()(x, Background()), torch.zeros(1, 1, *IMAGE, dtype=x.dtype))
+    with pytest.raises(ValueError, match=r"baseline black needs the range of input values; pass background="):
+        Black()(x, Background())
 
 
 def test_the_random_control_is_standard_normal_and_blind_to_the_input(model):
     streams = SampleStreams(sample_ids_B=np.arange(100), seed=0, purpose="attribute")
     x, target = torch.zeros(100, 1, 20, 20), torch.zeros(100, dtype=torch.int64)
-    phi = RandomControl()(model, x, target, streams=streams)
-    assert torch.equal(phi, RandomControl()(model, x + 1, target + 1, streams=streams))
+    phi = RandomControl()(model, x, Score(target), background=Background(streams=streams))
+    assert torch.equal(phi, RandomControl()(model, x + 1, Score(target + 1), background=Background(streams=streams)))
     # 40,000 draws: four standard errors of the mean are 0.02, of the standard deviation 0.014.
     assert abs(phi.mean()) < 0.02
     assert abs(phi.std() - 1) < 0.014
@@ -191,17 +183,10 @@ def test_the_random_control_is_standard_normal_and_blind_to_the_input(model):
 
 @pytest.mark.parametrize("num_streams", [None, 3])
 def test_the_random_control_says_which_streams_it_wants(num_streams, model, batch):
-    x, target, streams = batch
-    given = None if num_streams is None else streams.at(slice(num_streams))
-    with pytest.raises(ValueError, match=rf"wanted 5 streams, got {num_streams}; pass streams="):
-        RandomControl()(model, x, target, streams=given)
-
-
-@pytest.mark.parametrize("method", [Gradient, Saliency, InputXGradient, IntegratedGradients])
-def test_targets_of_another_length_are_refused(method, model, batch):
-    x, target, _ = batch
-    with pytest.raises(ValueError, match="wanted one target a sample"):
-        method()(model, x, target[:-1])
+    x, score, background = batch
+    given = Background() if num_streams is None else background.at(slice(num_streams))
+    with pytest.raises(ValueError, match=rf"wanted 5 streams, got {num_streams}; pass background="):
+        RandomControl()(model, x, score, background=given)
 
 
 def test_an_unknown_method_is_refused_with_the_names_of_all():

@@ -1,0 +1,83 @@
+"""What an attribution method may know beside the batch that it explains.
+
+B = batch, N = samples of the background, C = channels, H, W = pixels. Inputs (B, C, T) and (B, F) work the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.core.randomness import SampleStreams
+from pipeline.methods.lazy import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Background:
+    """Random streams, the range of input values, and training samples. `Background()` knows nothing; few methods need more."""
+
+    streams: SampleStreams | None = None
+    """One stream a sample of the batch."""
+    lowest_CHW: torch.Tensor | None = None
+    """The least value that an input can have, such as that of a black pixel; broadcasts to one sample."""
+    highest_CHW: torch.Tensor | None = None
+    """The greatest one, such as that of a white pixel."""
+    samples_NCHW: torch.Tensor | None = None
+    """Training samples, as the model gets them."""
+
+    def streams_for(self, x_BCHW: torch.Tensor, *, method: str) -> SampleStreams:
+        """The streams.
+
+        Raises:
+            ValueError: there are none, or not one a sample.
+        """
+        if self.streams is None or len(self.streams.sample_ids_B) != len(x_BCHW):
+            got = None if self.streams is None else len(self.streams.sample_ids_B)
+            raise ValueError(
+                f"{method} draws from one stream a sample: wanted {len(x_BCHW)} streams, got {got}; "
+                "pass background=Background(streams=SampleStreams(...))"
+            )
+        return self.streams
+
+    def range_for(self, x_BCHW: torch.Tensor, *, method: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The least and the greatest input value, each (1, C, H, W) in the dtype and on the device of x.
+
+        Raises:
+            ValueError: the range is not known.
+        """
+        if self.lowest_CHW is None or self.highest_CHW is None:
+            raise ValueError(f"{method} needs the range of input values; pass background=Background(lowest_CHW=..., highest_CHW=...)")
+        return one_like(x_BCHW, self.lowest_CHW), one_like(x_BCHW, self.highest_CHW)
+
+    def samples_for(self, x_BCHW: torch.Tensor, *, method: str, at_least: int = 1) -> torch.Tensor:
+        """(N, C, H, W) training samples, in the dtype and on the device of x.
+
+        Raises:
+            ValueError: there are fewer than wanted, or of another shape.
+        """
+        if self.samples_NCHW is None or len(self.samples_NCHW) < at_least or self.samples_NCHW.shape[1:] != x_BCHW.shape[1:]:
+            got = None if self.samples_NCHW is None else tuple(self.samples_NCHW.shape)
+            raise ValueError(
+                f"{method} needs at least {at_least} training samples of shape {tuple(x_BCHW.shape[1:])}, got {got}; "
+                "pass background=Background(samples_NCHW=...)"
+            )
+        return self.samples_NCHW.to(x_BCHW)
+
+    def at(self, positions: slice) -> Background:
+        """The background of some of the batch's samples."""
+        streams = None if self.streams is None else self.streams.at(positions)
+        return Background(streams=streams, lowest_CHW=self.lowest_CHW, highest_CHW=self.highest_CHW, samples_NCHW=self.samples_NCHW)
+
+
+def one_like(x_BCHW: torch.Tensor, value_CHW: torch.Tensor) -> torch.Tensor:
+    """(1, C, H, W) what broadcasts to one sample as one sample, in the dtype and on the device of x."""
+    return value_CHW.to(x_BCHW).expand(1, *x_BCHW.shape[1:])
+
+
+def drawn_normal(streams: SampleStreams, x_BCHW: torch.Tensor, *, draw: int = 0) -> torch.Tensor:
+    """(B, C, H, W) standard normal numbers, each sample's from its own stream; another `draw` gives other numbers."""
+    return torch.from_numpy(streams.normal(x_BCHW.shape[1:].numel(), draw=draw)).reshape(x_BCHW.shape).to(x_BCHW)
+
+
+def drawn_uniform(streams: SampleStreams, x_BCHW: torch.Tensor, *, draw: int = 0) -> torch.Tensor:
+    """(B, C, H, W) numbers in [0, 1), each sample's from its own stream; another `draw` gives other numbers."""
+    return torch.from_numpy(streams.uniform(x_BCHW.shape[1:].numel(), draw=draw)).reshape(x_BCHW.shape).to(x_BCHW)
