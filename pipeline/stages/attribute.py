@@ -4,13 +4,15 @@ N = training samples, A = selected ones, B = batch, C = channels, H, W = pixels,
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.context import Context
-from pipeline.core.randomness import SampleStreams
+from pipeline.core.randomness import SampleStreams, generator
 from pipeline.core.step import Stage
 from pipeline.core.tables import ATTRIBUTED, write_table
 from pipeline.methods.attribution import Attribution, Attributions, Background, Target, attribute
@@ -57,6 +59,10 @@ def run(
     )
     selected = train.take(chosen_A)
     lowest_CHW, highest_CHW = train.input_range(device=context.device)
+    order_N = generator(seed, "background").permutation(len(train))
+    background = Background(
+        lowest_CHW=lowest_CHW, highest_CHW=highest_CHW, samples=cache(lambda num: train.batch(order_N[:num], device=context.device)[0])
+    )
     array = SharedArray(out / "attributions.npy", shape=(len(selected), *train.image_shape), dtype=np.float32, context=context)
 
     def explain(positions: NDArray[np.int64]) -> Columns:
@@ -64,8 +70,7 @@ def run(
         with full_float32():
             score = target(model, x_BCHW, label_B)
         streams = SampleStreams(sample_ids_B=selected.sample_ids_N[positions], seed=seed, purpose="attribution", counters=(round,))
-        background = Background(streams=streams, lowest_CHW=lowest_CHW, highest_CHW=highest_CHW)
-        found = attribute(attribution, model, x_BCHW, score, background=background)
+        found = attribute(attribution, model, x_BCHW, score, background=replace(background, streams=streams))
         array.rows[positions - array.span.start] = found.phi_BCHW.float().cpu().numpy()
         return _columns(found) | {"target": score.target_B.int().cpu().numpy()}
 

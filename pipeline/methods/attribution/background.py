@@ -5,7 +5,11 @@ B = batch, N = samples of the background, C = channels, H, W = pixels. Inputs (B
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.methods.lazy import torch
@@ -21,8 +25,9 @@ class Background:
     """The least value that an input can have, such as that of a black pixel; broadcasts to one sample."""
     highest_CHW: torch.Tensor | None = None
     """The greatest one, such as that of a white pixel."""
-    samples_NCHW: torch.Tensor | None = None
-    """Training samples, as the model gets them."""
+    samples: Callable[[int], torch.Tensor] | None = None
+    """The first N of the training samples in a random order that stays the same, (N, C, H, W), as the model gets them; fewer if
+    there are no more. A function, so that none are read that no method asks for."""
 
     def streams_for(self, x_BCHW: torch.Tensor, *, method: str) -> SampleStreams:
         """The streams.
@@ -48,24 +53,23 @@ class Background:
             raise ValueError(f"{method} needs the range of input values; pass background=Background(lowest_CHW=..., highest_CHW=...)")
         return one_like(x_BCHW, self.lowest_CHW), one_like(x_BCHW, self.highest_CHW)
 
-    def samples_for(self, x_BCHW: torch.Tensor, *, method: str, at_least: int = 1) -> torch.Tensor:
-        """(N, C, H, W) training samples, in the dtype and on the device of x.
+    def samples_for(self, x_BCHW: torch.Tensor, *, num: int, method: str) -> torch.Tensor:
+        """(num, C, H, W) training samples, in the dtype and on the device of x.
 
         Raises:
-            ValueError: there are fewer than wanted, or of another shape.
+            ValueError: there are fewer, or they have another shape.
         """
-        if self.samples_NCHW is None or len(self.samples_NCHW) < at_least or self.samples_NCHW.shape[1:] != x_BCHW.shape[1:]:
-            got = None if self.samples_NCHW is None else tuple(self.samples_NCHW.shape)
+        found = self.samples(num) if self.samples is not None else x_BCHW[:0]
+        if len(found) != num or found.shape[1:] != x_BCHW.shape[1:]:
             raise ValueError(
-                f"{method} needs at least {at_least} training samples of shape {tuple(x_BCHW.shape[1:])}, got {got}; "
-                "pass background=Background(samples_NCHW=...)"
+                f"{method} needs {num} training samples of shape {tuple(x_BCHW.shape[1:])}, got {len(found)} of {tuple(found.shape[1:])}; "
+                "let it ask for fewer, or pass background=Background(samples=...)"
             )
-        return self.samples_NCHW.to(x_BCHW)
+        return found.to(x_BCHW)
 
-    def at(self, positions: slice) -> Background:
+    def at(self, positions: NDArray[np.int64] | slice) -> Background:
         """The background of some of the batch's samples."""
-        streams = None if self.streams is None else self.streams.at(positions)
-        return Background(streams=streams, lowest_CHW=self.lowest_CHW, highest_CHW=self.highest_CHW, samples_NCHW=self.samples_NCHW)
+        return self if self.streams is None else replace(self, streams=self.streams.at(positions))
 
 
 def one_like(x_BCHW: torch.Tensor, value_CHW: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.core.settings import Settings, members
@@ -54,7 +56,7 @@ class Score:
         """The score of `num` copies of the batch, one after another."""
         return Score(self.target_B.repeat(num), None if self.against_B is None else self.against_B.repeat(num), self.of)
 
-    def at(self, positions: slice | torch.Tensor) -> Score:
+    def at(self, positions: NDArray[np.int64] | slice | torch.Tensor) -> Score:
         """The score of some of the batch's samples."""
         return Score(self.target_B[positions], None if self.against_B is None else self.against_B[positions], self.of)
 

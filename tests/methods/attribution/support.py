@@ -21,7 +21,7 @@ def background_of(x: torch.Tensor) -> Background:
         streams=SampleStreams(sample_ids_B=ids, seed=0, purpose="attribution"),
         lowest_CHW=torch.tensor(-2.0),
         highest_CHW=torch.tensor(2.5),
-        samples_NCHW=samples,
+        samples=lambda num: samples[:num],
     )
 
 
