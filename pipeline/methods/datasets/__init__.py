@@ -5,12 +5,25 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.core.settings import members
+from pipeline.methods.datasets.cifar import Cifar10, Cifar100
 from pipeline.methods.datasets.idx import Mnist
 from pipeline.methods.datasets.mnist_small import MnistSmall
 from pipeline.methods.datasets.samples import DataFileError, DatasetSettings, MissingDataError, Samples
 from pipeline.methods.datasets.shortcut import Shortcut
 
-Dataset = Annotated[MnistSmall | Mnist | Shortcut, Field(discriminator="dataset")]
+Dataset = Annotated[MnistSmall | Mnist | Cifar10 | Cifar100 | Shortcut, Field(discriminator="dataset")]
 DATASETS = tuple(members(Dataset).values())
 
-__all__ = ["DATASETS", "DataFileError", "Dataset", "DatasetSettings", "MissingDataError", "Mnist", "MnistSmall", "Samples", "Shortcut"]
+__all__ = [
+    "DATASETS",
+    "Cifar10",
+    "Cifar100",
+    "DataFileError",
+    "Dataset",
+    "DatasetSettings",
+    "MissingDataError",
+    "Mnist",
+    "MnistSmall",
+    "Samples",
+    "Shortcut",
+]

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from pipeline.core.randomness import SampleStreams, stream_key
 from pipeline.core.settings import Settings, SettingsError
+from pipeline.methods.datasets.cifar import Cifar10, Cifar100
 from pipeline.methods.datasets.idx import Mnist
 from pipeline.methods.datasets.mnist_small import MnistSmall
 from pipeline.methods.datasets.samples import Samples
@@ -27,7 +28,7 @@ class Shortcut(Settings):
 
     test_splits: ClassVar[tuple[str, ...]] = ("test", "test_clean")
     dataset: Literal["shortcut"] = "shortcut"
-    base: Annotated[MnistSmall | Mnist, Field(discriminator="dataset")] = Field(default_factory=MnistSmall)
+    base: Annotated[MnistSmall | Mnist | Cifar10 | Cifar100, Field(discriminator="dataset")] = Field(default_factory=MnistSmall)
     """The data set that the patches are put into; its folds are those of the whole."""
     share: float = Field(default=1.0, ge=0, le=1)
     """Share of the training images whose patch tells the label."""
