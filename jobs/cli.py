@@ -244,6 +244,31 @@ def methods(of: Annotated[str | None, typer.Argument(help="Only this setting, su
 
 
 @app.command()
+def explain(
+    checkpoint: Annotated[str, typer.Argument(help="Folder or name of a pretrain or retrain artifact, such as retrain/92ae51c07d3b4f68.")],
+    inputs: Annotated[list[Path], typer.Argument(help="Images, or .npy files of uint8 pixels (C, H, W).")],
+    method: Annotated[
+        list[str],
+        typer.Option(help="Name, or '{method: NAME, SETTING: VALUE}'; may be repeated. `attrain methods attribution` lists them."),
+    ] = ["integrated_gradients"],  # noqa: B006 - typer copies it
+    target: Annotated[str, typer.Option(help="What is explained: predicted, loss, '{target: class, index: 3}', ...")] = "predicted",
+    out: Annotated[Path, typer.Option(help="Folder of the pictures (.png) and arrays (.npz).")] = Path("explained"),
+    store: StoreOption = STORE,
+) -> None:
+    """Show what decided a trained model about images of your own: maps over the input, and as arrays."""
+    from jobs.explain import Checkpoint, parse_choice, parse_methods, refuse_equal_names
+    from jobs.explain import explain as explain_one
+    from pipeline.methods.attribution import Target
+
+    refuse_equal_names(inputs)
+    found, chosen = Checkpoint.find(checkpoint, Store(store)), parse_methods(method)
+    rule = parse_choice(Target, target, tag="target")
+    for source in inputs:
+        for line in explain_one(found, source, methods=chosen, target=rule, out=out):
+            console.print(line)
+
+
+@app.command()
 def doctor(
     nodes: Annotated[bool, typer.Option("--nodes", help="Run a small job on another node, too; waits up to a minute for it.")] = False,
     partition: Annotated[str | None, typer.Option(help="Partition whose limits count; the default one without it.")] = None,

@@ -65,6 +65,11 @@ class DatasetFacts:
     std_C: tuple[float, ...]
     """Of the train split, in [0, 1]."""
 
+    @classmethod
+    def of(cls, given: Mapping[str, Sequence[Any]]) -> "DatasetFacts":
+        """The facts, from what JSON gives back."""
+        return cls(**{name: tuple(value) for name, value in given.items()})
+
     @property
     def num_classes(self) -> int:
         """K."""
@@ -84,8 +89,7 @@ class Prepared:
     @cached_property
     def facts(self) -> DatasetFacts:
         """What dataset.json says."""
-        given = json.loads((self.folder / "dataset.json").read_text())
-        return DatasetFacts(**{name: tuple(value) for name, value in given.items()})
+        return DatasetFacts.of(json.loads((self.folder / "dataset.json").read_text()))
 
     @cached_property
     def index(self) -> dict[str, NDArray[Any]]:
@@ -160,7 +164,8 @@ def write_model(folder: Path, model: "nn.Module", *, settings: Model, facts: Dat
     from safetensors.torch import save_file
 
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "weights.safetensors")
-    write_json(folder / "model.json", {"model": plain(settings), "input_shape": facts.input_shape, "num_classes": facts.num_classes})
+    # With the facts of its data: whoever has the folder can build the network and feed it.
+    write_json(folder / "model.json", {"model": plain(settings), "data": asdict(facts)})
     write_json(folder / "history.json", history)
     write_history(folder, history)
 
@@ -169,8 +174,13 @@ def read_model(folder: Path, *, device: str) -> "nn.Module":
     """The network with its weights, in eval mode."""
     from safetensors.torch import load_file
 
-    about = json.loads((folder / "model.json").read_text())
-    settings = parse(Model, about["model"], where=str(folder / "model.json"))
-    model = settings.build(input_shape=tuple(about["input_shape"]), num_classes=about["num_classes"])
+    settings = parse(Model, json.loads((folder / "model.json").read_text())["model"], where=str(folder / "model.json"))
+    facts = read_facts(folder)
+    model = settings.build(input_shape=facts.input_shape, num_classes=facts.num_classes)
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     return model.to(device).eval()
+
+
+def read_facts(folder: Path) -> DatasetFacts:
+    """What holds of the samples that a model was trained on."""
+    return DatasetFacts.of(json.loads((folder / "model.json").read_text())["data"])

@@ -28,4 +28,4 @@ def run(seed: int, model: Model, pretraining: Training, *, inputs: Mapping[str, 
         write_model(out, network, settings=model, facts=prepared.facts, history=result.history)
 
 
-STAGE = Stage(name="pretrain", needs=("prepare",), provides="model", run=run, version=2)
+STAGE = Stage(name="pretrain", needs=("prepare",), provides="model", run=run, version=3)

@@ -65,4 +65,4 @@ def training_set(prepared: Prepared, augment: Path) -> tuple[ImageSet, int, int]
     return together.take(np.argsort(together.sample_ids_N, kind="stable")), 0, len(images)
 
 
-STAGE = Stage(name="retrain", needs=("prepare", "model", "augment"), provides="model", run=run, version=2)
+STAGE = Stage(name="retrain", needs=("prepare", "model", "augment"), provides="model", run=run, version=3)

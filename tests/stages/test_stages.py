@@ -106,10 +106,10 @@ def run_all(folder: Path, text: str) -> Finished:
 
 FILES = {
     ("prepare", 2): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
-    ("pretrain", 2): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
+    ("pretrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
     ("attribute", 3): ["attributed.parquet", "attributions.npy", "record.json"],
     ("augment", 2): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
-    ("retrain", 2): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
+    ("retrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
     ("evaluate", 2): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
 }
 """(stage, version): names in its artifact. Where this changes the version has to: an older artifact would be found under the key."""

@@ -14,7 +14,7 @@ from pipeline.methods.attribution.control import RandomControl
 from pipeline.methods.attribution.engine import Attributions, Attributor, as_found, attribute
 from pipeline.methods.attribution.gradients import Gradient, InputXGradient, Saliency
 from pipeline.methods.attribution.path import IntegratedGradients
-from pipeline.methods.attribution.target import TARGETS, Contrast, GivenClass, Loss, Predicted, Ranked, Score, Target, TrueLabel
+from pipeline.methods.attribution.target import TARGETS, Contrast, GivenClass, Loss, Predicted, Ranked, Score, Target, TargetRule, TrueLabel
 
 Attribution = Annotated[
     Gradient | Saliency | InputXGradient | IntegratedGradients | RandomControl,
@@ -45,6 +45,7 @@ __all__ = [
     "Saliency",
     "Score",
     "Target",
+    "TargetRule",
     "TrueLabel",
     "Zero",
     "as_found",

@@ -1,0 +1,45 @@
+"""One picture of an attribution: the input, and the map over it.
+
+C = channels, H, W = pixels
+"""
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+QUANTILE = 0.99
+"""Of the absolute values; what is beyond has the full colour, so that one pixel does not make all others pale."""
+
+
+def overlay(pixels_CHW: NDArray[np.uint8], phi_CHW: NDArray[np.floating], *, title: str) -> Figure:
+    """Draw the input beside its map, red where a pixel speaks for the score and blue where it speaks against it.
+
+    Args:
+        pixels_CHW: the input; 1 or 3 channels.
+        phi_CHW: its attribution; a pixel's value is the sum over channels.
+        title: what is explained, and how.
+    """
+    phi_HW = phi_CHW.sum(0)
+    limit = float(np.quantile(np.abs(phi_HW), QUANTILE)) or float(np.abs(phi_HW).max()) or 1.0
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    grey_HW = pixels_CHW.mean(0)
+    if len(pixels_CHW) == 3:
+        left.imshow(pixels_CHW.transpose(1, 2, 0), interpolation="nearest")
+    else:
+        left.imshow(grey_HW, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    right.imshow(grey_HW, cmap="gray", vmin=0, vmax=255, interpolation="nearest", alpha=0.4)
+    strength_HW = np.clip(np.abs(phi_HW) / limit, 0, 1)
+    scale = ScalarMappable(Normalize(-limit, limit), "coolwarm")
+    colours_HW4 = scale.to_rgba(phi_HW)
+    colours_HW4[..., 3] = strength_HW
+    right.imshow(colours_HW4, interpolation="nearest")
+    figure.colorbar(scale, ax=right, shrink=0.8)
+    figure.suptitle(title, fontsize=9)
+    for panel in (left, right):
+        panel.set_axis_off()
+    return figure
