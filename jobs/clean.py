@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.table import Table
 
 from jobs import slurm
+from jobs.doctor.finding import FOLDER_PREFIX
 from jobs.launch import live_jobs
 from jobs.planning import newest_plans, plans_of
 from pipeline.core.plan import FACTS, Plan
@@ -82,7 +83,7 @@ def find_waste(store: Store, *, older_than_h: float, old_plans: bool) -> Finding
     found += [("unfinished plan", path, None) for path in _hidden(plans_of(store))]
     found += [(kind, path, None) for plan in kept.plans if plan.folder not in kept.at_work for kind, path in _left_by_jobs(plan)]
     found += _in_stages(store, kept)
-    found += [("probe", path, None) for pattern in (".probe-*", ".doctor.*") for path in store.root.glob(pattern)]
+    found += [("probe", path, None) for pattern in (".probe-*", f"{FOLDER_PREFIX}*") for path in store.root.glob(pattern)]
     waste = [Waste(kind, path, *_size_and_time(path), step) for kind, path, step in found]
     trash = [Waste("trash", path, *_size_and_time(path)) for path in (store.root / TRASH).glob("*")]
     return Findings((*(one for one in waste if one.changed <= newest_allowed), *trash), frozenset(names))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from jobs.doctor.finding import Finding, judged
+from jobs.doctor.finding import FOLDER_PREFIX, Finding, judged
 from pipeline.core.files import shared_group
 
 NUM_SYNCS = 20
@@ -28,7 +28,7 @@ def examine(root: Path) -> Iterator[Finding]:
     yield Finding("store", f"{root.resolve()} on {file_system_of(root)}")
     yield _mode(root)
     yield from space(os.statvfs(root))
-    folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=root))
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=root))
     try:
         yield _tested("store: rename", folder, _renames)
         yield _tested("store: create", folder, _creates)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Grade = Literal["ok", "note", "bad"]
+FOLDER_PREFIX = ".doctor-"
+"""Of the folders that tests are made in, in the store; one is left where a doctor was killed."""
 
 
 @dataclass(frozen=True)

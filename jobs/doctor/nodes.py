@@ -14,7 +14,7 @@ from typing import Any
 from jobs import slurm
 from jobs.arrays import cluster_options
 from jobs.doctor import probe
-from jobs.doctor.finding import Finding, judged
+from jobs.doctor.finding import FOLDER_PREFIX, Finding, judged
 from jobs.planning import CODE_ROOT
 from jobs.resources import Cluster
 
@@ -31,7 +31,7 @@ def examine(root: Path, asked: Cluster) -> Iterator[Finding]:
         return
     env = slurm.clean_environment(os.environ)
     names = sorted(set(slurm.call(["sinfo", "--noheader", "--Node", "--format=%N"], env=env).split()))
-    folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=root))
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=root))
     job = None
     try:
         probe.write(folder / "asked.json", json.dumps({"nodes": names[:64], "code": str(CODE_ROOT)}))

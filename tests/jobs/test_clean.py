@@ -9,6 +9,7 @@ import pytest
 
 from jobs import clean as cleaning
 from jobs.clean import TRASH, find_waste, remove
+from jobs.doctor import disk
 from pipeline.core.plan import Plan
 from pipeline.core.store import Owner, Store, StoreError
 from tests.jobs.support import NUM_STEPS, attrain
@@ -110,7 +111,7 @@ def test_broken_and_superseded_artifacts_go(store, plan):
 
 
 def test_leftovers_of_processes_that_died_go(store, plan):
-    for name in (".probe-xyz", ".doctor.12.1", "plans/.tiny-0123abcd-xyz/code/a.py"):
+    for name in (".probe-xyz", "plans/.tiny-0123abcd-xyz/code/a.py"):
         (store.root / name).parent.mkdir(parents=True, exist_ok=True)
         (store.root / name).write_text("")
     (plan.folder / "meetings").mkdir()
@@ -119,11 +120,19 @@ def test_leftovers_of_processes_that_died_go(store, plan):
     age(store.root)
     folder = f"plans/{plan.folder.name}"
     assert found(store) == {
-        "probe": {".probe-xyz", ".doctor.12.1"},
+        "probe": {".probe-xyz"},
         "unfinished plan": {"plans/.tiny-0123abcd-xyz"},
         "meeting file": {f"{folder}/meetings/7_0.0.0.json"},
         "stop file": {f"{folder}/submissions/stop.7_0.0"},
     }
+
+
+def test_the_folder_of_a_doctor_that_was_killed_goes(store):
+    findings = disk.examine(store.root)
+    next(one for one in findings if one.what == "store: rename")  # From here on its folder is there.
+    assert [path[:8] for path in found(store, older_than_h=0)["probe"]] == [".doctor-"]
+    list(findings)
+    assert found(store, older_than_h=0) == {}
 
 
 def test_what_was_changed_since_stays(store, plan):
