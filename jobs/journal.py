@@ -1,5 +1,6 @@
 """What was submitted to SLURM, written down before and after each sbatch: PLAN/submissions/NNNN.jsonl."""
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -29,15 +30,20 @@ class Journal:
                 number += 1
 
     def write(self, **entry: Any) -> None:
-        """Add a line that survives a power cut."""
+        """Add a line that survives a power cut; it is a line of its own behind one that was cut short."""
         with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            begun = bool(text := self.path.read_text()) and not text.endswith("\n")
+            file.write("\n" * begun + json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def entries(self) -> list[dict[str, Any]]:
-        """All whole lines."""
-        return [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
+        """All whole lines, less those that a process killed at it, or a full disk, cut short."""
+        found = []
+        for line in self.path.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
     def jobs(self) -> dict[str, str]:
         """{array: job id} of what was submitted."""
