@@ -26,6 +26,7 @@ from jobs.reasons import how_it_ended, which_attempt, why_it_waits
 from jobs.run import MISSING_INPUT, REQUEUE
 from pipeline.core.plan import Plan, PlannedStep, chain
 from pipeline.core.store import Store
+from pipeline.stages import in_order
 
 STATES = ("done", "running", "queued", "waiting", "stopped", "failed", "blocked", "lost", "planned")
 ON_ITS_WAY = ("running", "queued", "waiting")
@@ -205,7 +206,7 @@ def counts(statuses: Iterable[StepStatus]) -> dict[str, dict[str, int]]:
     by_stage: dict[str, Counter[str]] = {}
     for status in statuses:
         by_stage.setdefault(status.step.stage, Counter())[status.state] += 1
-    return {stage: {state: counter[state] for state in STATES if counter[state]} for stage, counter in by_stage.items()}
+    return {stage: {state: by_stage[stage][state] for state in STATES if by_stage[stage][state]} for stage in in_order(by_stage)}
 
 
 def by_run(plan: Plan, statuses: Iterable[StepStatus]) -> list[RunStatus]:

@@ -17,6 +17,7 @@ from jobs.resources import Resources
 from jobs.status import runs_of
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import Store, StoreError
+from pipeline.stages import in_order
 from results.usage import Usage, total
 
 LITTLE, NEARLY_ALL = 0.5, 0.9
@@ -136,10 +137,7 @@ def _cells(used: Usage) -> list[str]:
 
 
 def _by_stage(plan: Plan) -> dict[str, list[PlannedStep]]:
-    found: dict[str, list[PlannedStep]] = {}
-    for step in plan.steps:
-        found.setdefault(step.stage, []).append(step)
-    return found
+    return {stage: [step for step in plan.steps if step.stage == stage] for stage in in_order(step.stage for step in plan.steps)}
 
 
 def advice(plan: Plan, measured: Measured) -> list[str]:

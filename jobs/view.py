@@ -14,6 +14,7 @@ from rich.text import Text
 
 from jobs.status import ON_ITS_WAY, STATES, RunStatus, StepStatus, counts
 from pipeline.core.plan import PlannedStep
+from pipeline.stages import in_order
 
 COLOURS = {
     "done": "green",
@@ -45,12 +46,10 @@ class SweepView:
             TimeElapsedColumn(),
         )
         self.bars: dict[str, TaskID] = {}
-        for step in steps:
-            if step.stage not in self.bars:
-                of_stage = [other for other in steps if other.stage == step.stage]
-                self.bars[step.stage] = self.progress.add_task(
-                    step.stage, total=len(of_stage), completed=sum(other.name in done for other in of_stage), start=False
-                )
+        for stage in in_order(step.stage for step in steps):
+            of_stage = [step for step in steps if step.stage == stage]
+            num_done = sum(step.name in done for step in of_stage)
+            self.bars[stage] = self.progress.add_task(stage, total=len(of_stage), completed=num_done, start=False)
         self.live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=8, transient=False) if console.is_terminal else None
         )

@@ -1,0 +1,49 @@
+"""What a person sees of a sweep and of its status."""
+
+from rich.console import Console
+
+from jobs.status import StepStatus
+from jobs.usage import Measured, usage_table
+from jobs.view import SweepView, status_table
+from pipeline.core.plan import Plan
+from tests.jobs.recording import step
+
+STAGES = ["prepare", "pretrain", "attribute", "augment", "retrain", "evaluate", "stage of older code"]
+# As plans have them: runs without rounds are evaluated before the first round.
+PLANNED = tuple(step(stage, i, array=f"{stage}-0") for i, stage in enumerate([STAGES[6], *STAGES[:2], STAGES[5], *STAGES[2:5], STAGES[5]]))
+
+
+def shown(what) -> list[str]:
+    """The lines that a wide terminal shows, less the blanks around them."""
+    console = Console(width=200, force_terminal=True, color_system=None)
+    with console.capture() as captured:
+        console.print(what)
+    return [line.strip() for line in captured.get().splitlines()]
+
+
+def test_stages_are_shown_in_the_order_they_run(tmp_path):
+    plan = Plan(tmp_path, PLANNED, {"identity": {"resources": {}, "runs": []}})
+    views = {
+        "live": shown(SweepView(Console(quiet=True), PLANNED, set()).progress),
+        "status": shown(status_table([StepStatus(one, "planned") for one in PLANNED]))[1:],
+        "usage": shown(usage_table(plan, Measured({}, ""), by="stage"))[1:],
+    }
+    for name, lines in views.items():
+        for line, stage in zip(lines, STAGES, strict=True):
+            assert line.startswith(stage), (name, lines)
+
+
+def test_the_live_view_counts_a_step_once_it_is_done():
+    view = SweepView(Console(quiet=True), PLANNED, {PLANNED[3].name})
+    view.began(PLANNED[7])
+    assert "1/2" in shown(view.progress)[5]
+    view.ended(PLANNED[7], "done")
+    assert "2/2" in shown(view.progress)[5]
+
+
+def test_without_a_terminal_a_failure_is_told_at_once_and_no_bar_is_drawn():
+    console = Console(width=200, force_terminal=False)
+    with console.capture() as captured, SweepView(console, PLANNED, set()) as view:
+        view.began(PLANNED[1])
+        view.ended(PLANNED[1], "failed")
+    assert captured.get() == f"{PLANNED[1].name} [prepare-1] failed; `attrain logs {PLANNED[1].key}` shows why\n"
