@@ -68,10 +68,22 @@ def _submit(
     console: Console,
     only: Container[str] | None = None,
     adjust: Adjustments = MappingProxyType({}),
-) -> None:
-    """Submit to SLURM what the store lacks, or only some of it, with what earlier retries or this one had to adjust."""
+) -> bool:
+    """Submit to SLURM what the store lacks, or only some of it, with what earlier retries or this one had to adjust.
+
+    Returns:
+        False if others have finished all of it while this submission waited for its turn.
+
+    Raises:
+        SchedulerError: the cluster would refuse some of it, or never start it; says why and what to do.
+    """
+    if not (todo := missing_steps(plan, store, only)):
+        console.print(f"nothing is left to submit; `attrain collect {plan.facts['experiment']}` makes the tables")
+        return False
     given = environment(plan, store, data_root=data_root)
-    arrays = _arrays_within_limits(plan, missing_steps(plan, store, only), {**remembered(plan).adjust, **adjust})
+    arrays, problems = _arrays_within_limits(plan, todo, {**remembered(plan).adjust, **adjust})
+    if problems:
+        raise slurm.SchedulerError("nothing was submitted: " + "; ".join(problems))
     if backend == "submitit":
         from jobs import submitit
 
@@ -81,22 +93,17 @@ def _submit(
     for array, job in journals(plan)[-1].jobs().items():
         console.print(f"  job {job}  {array}")
     console.print(f"submitted; `attrain status {plan.facts['experiment']}` shows how far it is")
+    return True
 
 
-def _arrays_within_limits(plan: Plan, todo: Sequence[PlannedStep], adjust: Adjustments) -> list[Array]:
-    """The arrays to submit, cut to the size that the cluster allows.
-
-    Raises:
-        SchedulerError: the cluster would refuse some of them, or never start them; says why and what to do.
-    """
+def _arrays_within_limits(plan: Plan, todo: Sequence[PlannedStep], adjust: Adjustments) -> tuple[list[Array], list[str]]:
+    """The arrays to submit, cut to the size that the cluster allows; and why it would refuse them or never start them, in words."""
     cluster = cluster_of(plan)
     limits = Limits.read(slurm.clean_environment(os.environ), cluster=cluster)
     arrays = arrays_of(plan, todo, adjust, largest=limits.largest_array)
     sizes = [len(array.elements) for array in arrays]
     asked = {array.steps[0].stage: array.resources for array in arrays}
-    if problems := limits.check(sum(sizes), largest_array=max(sizes), resources=asked, cluster=cluster):
-        raise slurm.SchedulerError("nothing was submitted: " + "; ".join(problems))
-    return arrays
+    return arrays, limits.check(sum(sizes), largest_array=max(sizes), resources=asked, cluster=cluster)
 
 
 def _set_broken_aside(plan: Plan, store: Store, console: Console) -> None:
@@ -208,8 +215,8 @@ def _resubmit(plan: Plan, store: Store, chosen: Collection[str], *, backend: str
             # Where the site forbids --kill-on-invalid-dep, what is blocked still stands in the queue.
             stuck = [one for one in statuses if one.step.name in verdicts.again and (one.state == "blocked" or held_for_good(one))]
             slurm.cancel_jobs([one.job for one in stuck if one.job], env=env)
-            _submit(plan, store, backend=backend, data_root=data_root, console=console, only=verdicts.again, adjust=verdicts.adjust)
-            remember(plan, verdicts.decisions, evidence)
+            if _submit(plan, store, backend=backend, data_root=data_root, console=console, only=verdicts.again, adjust=verdicts.adjust):
+                remember(plan, verdicts.decisions, evidence)
     return 1 if verdicts.not_again else 0
 
 
@@ -251,7 +258,7 @@ def collect(plan: Plan, store: Store, *, console: Console) -> int:
 
 
 def dry_run(experiment: Experiment, store: Store, *, backend: str, data_root: Path, console: Console) -> None:
-    """Print what a submission would do; change nothing."""
+    """Print what a submission would do, and where a SLURM answers whether it would take it; change nothing."""
     plan = draft(experiment, store)
     todo = [step for step in plan.steps if not store.has(step.name)]
     console.print(f"plan: {plan.folder} ({'there' if plan.folder.exists() else 'not written yet'})")
@@ -259,7 +266,9 @@ def dry_run(experiment: Experiment, store: Store, *, backend: str, data_root: Pa
         f"{len(plan.steps)} steps, {len(plan.steps) - len(todo)} done, {len(todo)} to run; GPU hours asked for: {_gpu_hours(plan, todo)}"
     )
     element = {}
-    planned = arrays_of(plan, todo, remembered(plan).adjust)
+    adjust = remembered(plan).adjust
+    asks_slurm = bool(todo) and backend != "local" and slurm.is_there()
+    planned, problems = _arrays_within_limits(plan, todo, adjust) if asks_slurm else (arrays_of(plan, todo, adjust), [])
     for array in planned:
         console.print(f"\n{array.name}: {len(array.steps)} steps")
         for step in array.steps:
@@ -273,6 +282,8 @@ def dry_run(experiment: Experiment, store: Store, *, backend: str, data_root: Pa
         console.print(Text("\ncollect\n" + shlex.join(collect_command(plan, arrays, data_root=data_root))))
         script = plan.code / "sbatch" / "stage.sbatch" if plan.folder.exists() else Path(__file__).parent.parent / "sbatch" / "stage.sbatch"
         console.print(Text(f"\nstage.sbatch\n{script.read_text()}"))
+    for problem in problems:
+        console.print(Text(f"would be refused: {problem}", style="yellow"))
 
 
 def _gpu_hours(plan: Plan, todo: Sequence) -> str:
