@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -39,6 +40,17 @@ def write_mnist(folder: Path) -> None:
         labels = (np.arange(count) % 10).astype(np.uint8)
         (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(struct.pack(">4i", 2051, count, 28, 28) + images.tobytes()))
         (folder / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2i", 2049, count) + labels.tobytes()))
+
+
+def test_without_any_python_the_script_says_what_to_do(tmp_path):
+    (tmp_path / "sbatch").mkdir()
+    (tmp_path / "bin").mkdir()
+    script = shutil.copy(ROOT / "sbatch" / "full_sweep.sbatch", tmp_path / "sbatch")
+    (tmp_path / "bin" / "dirname").symlink_to(shutil.which("dirname") or "dirname")
+    bash = shutil.which("bash") or "bash"
+    done = subprocess.run([bash, script], env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True, check=False)
+    assert done.returncode == 78
+    assert f"error: python lacks what attrain needs; run `make install` in {tmp_path}" in done.stderr
 
 
 def test_data_sets_whose_files_are_not_there_are_named_or_refused(tmp_path):
