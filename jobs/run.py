@@ -52,7 +52,11 @@ def exit_code_of(error: Exception) -> int:
 
 @dataclass
 class ProgressFile:
-    """Writes how far a step is for `attrain status`, and passes it on; both not too often."""
+    """Writes how far a step is for `attrain status`, and passes it on; both not too often.
+
+    {"done", "total", "unit", "begun": what was done when this attempt first told, "seconds": time since then, ...}: an attempt that
+    continues from a checkpoint has not done in its time what lay before.
+    """
 
     path: Path
     also: Callable[[dict[str, Any]], None] = lambda event: None
@@ -60,12 +64,14 @@ class ProgressFile:
     also_interval_s: float = 0.1
     _last: float = field(default=-1e9)
     _last_also: float = field(default=-1e9)
-    _started: float = field(default_factory=time.monotonic)
+    _begun: tuple[int, float] | None = field(default=None)
+    """What was done at the first call, and when that was."""
 
     def __call__(self, done: int, total: int, *, unit: str, **facts: float) -> None:
         """See `Progress`."""
         now = time.monotonic()
-        event = {"done": done, "total": total, "unit": unit, "seconds": now - self._started, **facts}
+        self._begun = self._begun or (done, now)
+        event = {"done": done, "total": total, "unit": unit, "begun": self._begun[0], "seconds": now - self._begun[1], **facts}
         if now - self._last_also >= self.also_interval_s:
             self._last_also = now
             self.also(event)

@@ -107,11 +107,16 @@ def describe(step: PlannedStep, event: Mapping[str, Any]) -> str:
     """'pretrain-3 2,048/10,240 samples, 5,120/s, 2 s left, loss 0.31'."""
     if not event:
         return f"{step.stage}-{step.index}"
-    rate = event["done"] / event["seconds"] if event["seconds"] > 0 else 0.0
-    left = f", {(event['total'] - event['done']) / rate:.0f} s left" if rate else ""
-    known = {"done", "total", "unit", "seconds", "event"}
+    rate = _rate(event)
+    speed = f", {rate:,.0f}/s, {(event['total'] - event['done']) / rate:.0f} s left" if rate else ""
+    known = {"done", "total", "unit", "begun", "seconds", "event"}
     facts = "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in event.items() if name not in known)
-    return f"{step.stage}-{step.index} {event['done']:,}/{event['total']:,} {event['unit']}, {rate:,.0f}/s{left}{facts}"
+    return f"{step.stage}-{step.index} {event['done']:,}/{event['total']:,} {event['unit']}{speed}{facts}"
+
+
+def _rate(event: Mapping[str, Any]) -> float:
+    """What this attempt does a second; 0 if it can not be told yet."""
+    return (event["done"] - event["begun"]) / event["seconds"] if event["seconds"] > 0 else 0.0
 
 
 def heading(name: str, statuses: Sequence[StepStatus]) -> str:
@@ -186,7 +191,7 @@ def _how_far(status: StepStatus) -> str:
     if status.state != "running" or not event or not event["total"]:
         return f": {status.reason}" if status.reason else ""
     share = event["done"] / event["total"]
-    left = f", {event['seconds'] * (1 / share - 1):.0f} s left" if share and event["seconds"] > 0 else ""
+    left = f", {(event['total'] - event['done']) / rate:.0f} s left" if (rate := _rate(event)) else ""
     # Where it runs is no news; that it was preempted, or has gone silent, is.
     news = status.reason.partition(", ")[2]
     return f" {100 * share:.0f} %{left}" + (f", {news}" if news else "")

@@ -191,7 +191,7 @@ def test_a_requeued_step_says_after_what(plan, store, slurm, what):
 def test_an_owner_without_news_for_long_is_silent(plan, store):
     with store.attempt("pretrain/bb") as attempt:
         told = attempt.folder / "progress.json"
-        told.write_text(json.dumps({"done": 1, "total": 4, "unit": "samples", "seconds": 1.0}))
+        told.write_text(json.dumps({"done": 1, "total": 4, "unit": "samples", "begun": 0, "seconds": 1.0}))
         assert "silent" not in of("pretrain/bb", status_of(plan, store)).reason
         long_ago = (attempt.folder / "owner.json").stat().st_mtime - SILENT_S - 120
         os.utime(told, (long_ago, long_ago))
@@ -252,7 +252,7 @@ def test_a_line_a_run_tells_what_is_done_how_far_the_next_is_and_what_failed(pla
     finish(store, "pretrain/aa")
     fail(store, "pretrain/bb", 1, None)
     with store.attempt("attribute/aa") as attempt:
-        (attempt.folder / "progress.json").write_text(json.dumps({"done": 40, "total": 100, "unit": "samples", "seconds": 8.0}))
+        (attempt.folder / "progress.json").write_text(json.dumps({"done": 40, "total": 100, "unit": "samples", "begun": 0, "seconds": 8.0}))
         lines = [line.plain for line in run_lines(by_run(plan, status_of(plan, store)))]
     assert lines == [
         "top/seed=0    1 of 3 done, attribute-0 running 40 %, 12 s left, 1 planned",

@@ -2,9 +2,11 @@
 
 from rich.console import Console
 
+from jobs import run
+from jobs.run import ProgressFile
 from jobs.status import StepStatus
 from jobs.usage import Measured, usage_table
-from jobs.view import SweepView, status_table
+from jobs.view import SweepView, describe, status_table
 from pipeline.core.plan import Plan
 from tests.jobs.recording import step
 
@@ -47,3 +49,14 @@ def test_without_a_terminal_a_failure_is_told_at_once_and_no_bar_is_drawn():
         view.began(PLANNED[1])
         view.ended(PLANNED[1], "failed")
     assert captured.get() == f"{PLANNED[1].name} [prepare-1] failed; `attrain logs {PLANNED[1].key}` shows why\n"
+
+
+def test_an_attempt_that_continues_is_not_as_fast_as_if_it_had_done_all(monkeypatch, tmp_path):
+    now_s, events = [100.0], []
+    monkeypatch.setattr(run.time, "monotonic", lambda: now_s[0])
+    progress = ProgressFile(tmp_path / "progress.json", also=events.append)
+    for done in (600, 700, 800):
+        progress(done, 1000, unit="samples", loss=0.5)
+        now_s[0] += 10.0
+    assert describe(PLANNED[1], events[0]) == "prepare-1 600/1,000 samples, loss 0.5"
+    assert describe(PLANNED[1], events[-1]) == "prepare-1 800/1,000 samples, 10/s, 20 s left, loss 0.5"
