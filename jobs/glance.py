@@ -1,14 +1,13 @@
 """What the store says of many steps at once: a scan a stage and a few looks side by side, as each is a round trip on a shared disk."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-from jobs.run import REQUEUE
+from jobs.stops import REQUEUE
+from pipeline.core.files import read_json
 from pipeline.core.plan import PlannedStep
 from pipeline.core.store import FAILURE, OWNER, PROGRESS, RECORD, Attempt, Owner, Store
 
@@ -80,8 +79,8 @@ def _look(store: Store, name: str) -> Glance:
     return Glance(
         attempt=newest.number,
         owner=owner,
-        failure=_read_json(newest.folder / FAILURE),
-        progress=_read_json(newest.folder / PROGRESS),
+        failure=read_json(newest.folder / FAILURE),
+        progress=read_json(newest.folder / PROGRESS),
         silent_s=_silent_s(newest) if owner else 0.0,
         before=_how_it_ended(attempts[1]) if len(attempts) > 1 else "",
         partial=True,
@@ -100,14 +99,7 @@ def _silent_s(attempt: Attempt) -> float:
 
 
 def _how_it_ended(attempt: Attempt) -> str:
-    failure = _read_json(attempt.folder / FAILURE)
+    failure = read_json(attempt.folder / FAILURE)
     if failure is None:
         return "it was killed"
     return "it was told to stop" if failure["exit_code"] == REQUEUE else "it failed"
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
