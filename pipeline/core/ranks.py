@@ -4,6 +4,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.core.errors import UserError
+
+
+class LauncherError(UserError, ValueError):
+    """A launcher has told a process only in part which one it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
@@ -24,7 +30,7 @@ class Ranks:
         from a surrounding process; there they count only beside TORCHELASTIC_RUN_ID, as torchrun inside of srun sets it.
 
         Raises:
-            ValueError: the launcher's variables are only partly set.
+            LauncherError: the launcher's variables are only partly set.
         """
         by_torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         if "TORCHELASTIC_RUN_ID" in env:
@@ -39,7 +45,7 @@ class Ranks:
     def _read(cls, env: Mapping[str, str], names: tuple[str, str, str], launcher: str) -> "Ranks":
         missing = [name for name in names if not env.get(name, "").isdigit()]
         if missing:
-            raise ValueError(
+            raise LauncherError(
                 f"{launcher} started this process, but {', '.join(missing)} is not set to a number; start it with {launcher} again"
             )
         rank, world_size, local_rank = (int(env[name]) for name in names)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.ranks import Ranks
+from pipeline.core.ranks import LauncherError, Ranks
 
 SRUN = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1"}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
@@ -57,7 +57,9 @@ def test_partly_set_variables_are_refused_by_name(env, wrong):
     launcher = "torchrun" if env is TORCHRUN else "srun"
     name = "WORLD_SIZE" if env is TORCHRUN else "SLURM_STEP_NUM_TASKS"
     partly = {key: value for key, value in env.items() if key != name} | ({} if wrong is None else {name: wrong})
-    with pytest.raises(ValueError, match=f"{launcher} started this process, but {name} is not set to a number; start it with {launcher}"):
+    with pytest.raises(
+        LauncherError, match=f"{launcher} started this process, but {name} is not set to a number; start it with {launcher}"
+    ):
         Ranks.from_env(partly)
 
 

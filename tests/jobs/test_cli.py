@@ -145,6 +145,15 @@ def test_a_wrong_command_is_answered_in_one_line(say, what):
     assert len(found[2].splitlines()) == 1
 
 
+def test_a_launcher_that_names_no_rank_is_told_in_one_line(say, monkeypatch, undisturbed):
+    (plan,) = (path.parent for path in undisturbed.glob("plans/*/plan.json"))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    code, _, error = say("run", "--plan", str(plan), "--stage", "prepare", "--index", "0", "--store", str(undisturbed))
+    assert code == 1
+    assert error.startswith("error: torchrun started this process, but RANK, WORLD_SIZE, LOCAL_RANK is not set to a number; ")
+    assert len(error.splitlines()) == 1
+
+
 def test_an_unknown_option_is_answered_with_the_nearest(say):
     code, _, error = say("submit", "quickstart", "--dryrun")
     assert code == 2
