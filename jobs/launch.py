@@ -174,6 +174,7 @@ def relaunch(plan: Plan, store: Store, retry: Retry, *, data_root: Path, console
     chosen = to_retry(plan, retry.selection)
     backend = _choose(retry.backend)
     if not retry.dry_run:
+        store.make_root()  # Says in words that it can not be written, where it can not.
         os.utime(plan.folder / FACTS)
         _set_broken_aside(plan, store, console)
     if backend == "local":

@@ -370,6 +370,17 @@ def test_a_read_only_store_is_one_line_and_the_same_command_continues(small_disk
     assert_equal_tables(store, undisturbed)
 
 
+def test_what_is_in_a_read_only_store_can_be_read_and_nothing_of_it_run_again(small_disk, undisturbed):
+    store = small_disk / "store"
+    shutil.copytree(undisturbed, store)
+    mount("-o", "remount,ro", small_disk)
+    told = [attrain(*command, store=store) for command in (["status", "tiny"], ["verify", "tiny"], ["logs", "prepare-0"], ["clean"])]
+    assert [(done.returncode, done.stderr) for done in told] == [(0, "")] * 4
+    again = attrain("retry", "tiny", "--backend", "local", store=store)
+    assert again.returncode == 1
+    assert again.stderr == f"error: the store {store} can not be written (Read-only file system); set ATTRAIN_STORE to a folder that can\n"
+
+
 def test_a_store_that_is_a_file_is_one_line(tiny, tmp_path):
     (tmp_path / "store").write_text("")
     done = submit(tiny, store=tmp_path / "store")
