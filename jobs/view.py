@@ -41,7 +41,7 @@ class SweepView:
         self.total = sum(step.name not in done for step in steps)
         self.progress = Progress(
             TextColumn("{task.description:>10}"),
-            BarColumn(bar_width=32),
+            BarColumn(bar_width=32, pulse_style="bar.back"),  # A stage that has not begun looks idle.
             TextColumn("{task.completed:>4.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
         )

@@ -1,5 +1,7 @@
 """What a person sees of a sweep and of its status."""
 
+import re
+
 from rich.console import Console
 
 from jobs import run
@@ -33,6 +35,15 @@ def test_stages_are_shown_in_the_order_they_run(tmp_path):
     for name, lines in views.items():
         for line, stage in zip(lines, STAGES, strict=True):
             assert line.startswith(stage), (name, lines)
+
+
+def test_the_bar_of_a_stage_that_has_not_begun_is_of_one_colour_and_stands_still():
+    view = SweepView(Console(quiet=True), PLANNED, set())
+    console = Console(width=80, force_terminal=True, color_system="truecolor")
+    with console.capture() as captured:
+        console.print(view.progress)
+    first = captured.get().splitlines()[0]
+    assert len(set(re.findall("\x1b\\[([0-9;]+)m[^ \x1b]", first.partition("prepare")[2].partition("0/")[0]))) == 1
 
 
 def test_the_live_view_counts_a_step_once_it_is_done():
