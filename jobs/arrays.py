@@ -154,16 +154,13 @@ def arrays_of(
         largest: most elements of an array, and so one more than its largest index, where the cluster allows fewer than the plan.
     """
     resources = {stage: resources_of(plan, stage) for stage in {step.resource_class for step in plan.steps}}
-    of_array: dict[str, list[PlannedStep]] = {}
-    for step in plan.steps:
-        of_array.setdefault(step.array, []).append(step)
+    of_array = _by_array(plan)
     chosen: dict[tuple[str, int, Adjustment], list[PlannedStep]] = {}
     for step in todo:
         first = step.index - of_array[step.array][0].index
         chunk = first // (largest * resources[step.resource_class].steps_per_task) if largest else 0
         chosen.setdefault((step.array, chunk, adjust.get(step.name, Adjustment())), []).append(step)
     sharing = Counter((steps[0].stage, steps[0].round) for steps in chosen.values())
-    max_parallel = cluster_of(plan).max_parallel_tasks
     arrays: list[Array] = []
     for (name, chunk, adjustment), steps in chosen.items():
         asked = resources[steps[0].resource_class]
@@ -178,11 +175,19 @@ def arrays_of(
                 first=first,
                 last=min(end, of_array[name][-1].index + 1) - 1,
                 resources=asked,
-                max_parallel=max(1, max_parallel // sharing[steps[0].stage, steps[0].round]),
+                max_parallel=max(1, cluster_of(plan).max_parallel_tasks // sharing[steps[0].stage, steps[0].round]),
                 adjustment=adjustment,
             )
         )
     return arrays
+
+
+def _by_array(plan: Plan) -> dict[str, list[PlannedStep]]:
+    """All steps of a plan by the name of their array."""
+    found: dict[str, list[PlannedStep]] = {}
+    for step in plan.steps:
+        found.setdefault(step.array, []).append(step)
+    return found
 
 
 def missing_steps(plan: Plan, store: Store, only: Container[str] | None) -> list[PlannedStep]:

@@ -369,9 +369,16 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
         "seconds": round(time.monotonic() - clock, 3),
         "peak_memory_mb": peak_memory_mb(),
         "peak_gpu_memory_mb": peak_gpu_memory_mb(device),
+        "num_threads": torch.get_num_threads(),
+        **_made_by(task, device=device),
+    }
+
+
+def _made_by(task: Task, *, device: str) -> dict[str, Any]:
+    """What the record says of the machine and the code."""
+    return {
         "device": device_name(device),
         "num_processes": task.ranks.world_size,
-        "num_threads": torch.get_num_threads(),
         "host": platform.node(),
         "slurm_job_id": slurm_task(),
         **{name: task.plan.facts[name] for name in ("commit", "dirty", "code", "experiment")},
