@@ -17,10 +17,12 @@ from pipeline.core.context import StopRequested
 from pipeline.core.files import write_text
 from pipeline.core.ranks import Ranks
 from pipeline.core.store import MissingInputError, slurm_task
-from pipeline.methods.training.ddp import barrier, broadcast_text, import_ddp, sum_over_ranks
+from pipeline.methods.training.ddp import any_rank, barrier, broadcast_text, import_ddp, sum_over_ranks
 
 MEETING_S = 300.0
 """How long ranks wait for one another at the start."""
+COLLECTIVE_S = 1800.0
+"""How long a rank at work waits for what another has to say."""
 
 
 @contextlib.contextmanager
@@ -34,7 +36,7 @@ def process_group(ranks: Ranks, folder: Path, *, backend: str) -> Iterator[None]
     import torch.distributed as dist
 
     import_ddp()
-    timeout = timedelta(seconds=1800)
+    timeout = timedelta(seconds=COLLECTIVE_S)
     attempt = f"{slurm_task() or 'local'}.{os.environ.get('SLURM_STEP_ID', '0')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
     meeting = folder / f"{attempt}.json"
     if ranks.launcher == "torchrun":
@@ -121,12 +123,12 @@ def _run_first(task: Task) -> int:
     """Rank 0: claim, say where to work, work, publish."""
     with contextlib.ExitStack() as stack:
         try:
-            attempt = stack.enter_context(claimed(task))
+            attempt = stack.enter_context(claimed(task, stop=lambda: _stop_of_any(task)))
             if attempt is None:
                 print(f"{task.step.name} is there already", flush=True)
                 return _tell_all(DONE, task)
             with recorded_failure(attempt, task):
-                inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s, stop=task.stop)
+                inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s, stop=lambda: _stop_of_any(task))
         except Exception as error:
             return _tell_all(tell(error, task), task)
         broadcast_text(json.dumps({"folder": str(attempt.folder), "earlier": [str(p) for p in attempt.earlier]}), task.ranks)
@@ -141,6 +143,12 @@ def _run_first(task: Task) -> int:
     return DONE
 
 
+def _stop_of_any(task: Task) -> bool:
+    """Whether any rank was asked to stop; said by rank 0 while it waits, so that the others do not wait in vain for too long."""
+    broadcast_text(json.dumps({"waiting": True}), task.ranks)
+    return any_rank(task.ranks, flag=task.stop())
+
+
 def _tell_all(code: int, task: Task) -> int:
     broadcast_text(json.dumps({"code": code}), task.ranks)
     return code
@@ -148,7 +156,8 @@ def _tell_all(code: int, task: Task) -> int:
 
 def _run_other(task: Task) -> int:
     """The other ranks: work where rank 0 says."""
-    told = json.loads(broadcast_text(None, task.ranks))
+    while "waiting" in (told := json.loads(broadcast_text(None, task.ranks))):
+        any_rank(task.ranks, flag=task.stop())
     if "code" in told:
         return told["code"]
     inputs = task.store.inputs(task.step.inputs, of=task.step.name, wait_s=task.wait_s, stop=task.stop)

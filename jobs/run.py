@@ -7,6 +7,7 @@ is missing; 70 all went well but the record is not seen; 73 the store can not be
 import contextlib
 import errno
 import inspect
+import itertools
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jobs import slurm
 from jobs.labels import labelled
 from jobs.machine import choose_device, device_name, peak_gpu_memory_mb, peak_memory_mb, reset_peak_memory
 from jobs.planning import check_code, versions
@@ -43,6 +45,10 @@ EXIT_CODES: dict[type[Exception], int] = {
     MissingInputError: MISSING_INPUT,
     StoreError: STORE_FAILED,
 }
+
+
+LOOK_EVERY_S, LOOKS_A_QUESTION = 0.5, 30
+"""Time between two looks at an owner that is waited for, and how many there are to one question to SLURM about its job."""
 
 
 def exit_code_of(error: Exception) -> int:
@@ -226,7 +232,7 @@ def tell(error: Exception, task: Task) -> int:
 
 
 def _run_alone(task: Task) -> int:
-    with claimed(task) as attempt:
+    with claimed(task, stop=task.stop) as attempt:
         if attempt is None:
             print(f"{task.step.name} is there already", flush=True)
             return DONE
@@ -241,23 +247,33 @@ def _run_alone(task: Task) -> int:
 
 
 @contextlib.contextmanager
-def claimed(task: Task) -> Iterator[Attempt | None]:
-    """An attempt of one's own; waits for a live owner; None if that one finished the step."""
-    told = False
+def claimed(task: Task, *, stop: Callable[[], bool]) -> Iterator[Attempt | None]:
+    """An attempt of one's own; None if the step is there, or another finished it while it was waited for.
+
+    A process that was killed on another host is missed only after a minute of silence; SLURM knows at once that its job has ended.
+
+    Raises:
+        StopRequested: `stop` said so at a look at a live owner.
+    """
+    looks, told, dead = itertools.count(), None, None
     while True:
         if task.store.has(task.step.name):
             yield None
             return
         with contextlib.ExitStack() as stack:
             try:
-                attempt = stack.enter_context(task.store.attempt(task.step.name))
+                attempt = stack.enter_context(task.store.attempt(task.step.name, dead=dead))
             except OwnedError as error:
-                if task.stop():
+                if stop():
                     raise StopRequested(f"stopped while waiting: {error}") from None
-                if not told:
+                owner = error.owner
+                if owner.host != platform.node() and next(looks) % LOOKS_A_QUESTION == 0 and slurm.is_over(owner, env=os.environ):
+                    dead = owner
+                    continue
+                if owner != told:
                     print(f"waiting: {error}", flush=True)
-                    told = True
-                time.sleep(0.5)
+                    told = owner
+                time.sleep(LOOK_EVERY_S)
                 continue
             yield None if task.store.has(task.step.name) else attempt
             return

@@ -31,6 +31,8 @@ LEAKING = re.compile(
     r"^(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SCONTROL|PMI|PMIX|TORCHELASTIC)_"
     r"|^(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT)\Z"
 )
+PATIENCE_S = 10.0
+"""How long a task that asks SLURM for something waits for the answer."""
 Submitted = tuple[str, dict[str, str]]
 """Job id of an array, and {step name: 'A_t'} of its elements."""
 
@@ -84,6 +86,25 @@ def cause_of_stop(element: str | None, *, env: Mapping[str, str]) -> str:
         return SIGNAL
     shown = call(["scontrol", "show", "job", element], env=env, check=False)
     return PREEMPTED if re.search(r"\bPreemptTime=\d", shown) else "time_limit"
+
+
+def is_over(owner: Owner, *, env: Mapping[str, str]) -> bool:
+    """Whether SLURM says that the job run which an owner was part of has ended; False where SLURM can not tell.
+
+    What SLURM has forgotten (MinJobAge, 300 s) has been silent for long. An answer about a job of another cluster, if two shared a
+    store, would cost work that is done twice, and no result: attempts do not share a folder.
+    """
+    if owner.job is None:
+        return False
+    command = ["scontrol", "show", "job", owner.job]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=False, env=clean_environment(env), timeout=PATIENCE_S).stdout
+    except (OSError, subprocess.TimeoutExpired):  # None here, as in some containers, or a busy one.
+        return False
+    state, restarts = re.search(r"\bJobState=(\w+)", shown), re.search(r"\bRestarts=(\d+)", shown)
+    if state is None or restarts is None:
+        return False
+    return state[1] in (*ENDED, "PENDING") or int(restarts[1]) > owner.restart
 
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "PREEMPTED", "REVOKED")

@@ -47,6 +47,10 @@ class MissingInputError(UserError, FileNotFoundError):
 class OwnedError(UserError, RuntimeError):
     """Another live process is at work on the same step."""
 
+    def __init__(self, name: str, owner: Owner) -> None:
+        super().__init__(f"{name} is being made by {owner}; wait for it, or end that process")
+        self.owner = owner
+
 
 @dataclass(frozen=True, slots=True)
 class Store:
@@ -199,8 +203,12 @@ class Store:
         return next((read_json(attempt.folder / PROGRESS) for attempt in self.attempts(name)[:1]), None)
 
     @contextlib.contextmanager
-    def attempt(self, name: str) -> Iterator["Attempt"]:
+    def attempt(self, name: str, *, dead: Owner | None = None) -> Iterator["Attempt"]:
         """A folder to fill, owned while the block lasts; `publish` it inside the block.
+
+        Args:
+            name: of the step.
+            dead: an owner that is known to be gone, however fresh its file.
 
         Raises:
             OwnedError: another live process is at work on the step.
@@ -209,7 +217,7 @@ class Store:
         if self.folder(name).exists() and not self.has(name):
             raise StoreError(f"{self.folder(name)} is there, but has no {RECORD}; remove it, then run the same command again")
         try:
-            attempt = self._claim(name)
+            attempt = self._claim(name, dead=dead)
         except OSError as error:
             raise StoreError(
                 f"{self.partial(name)} can not be written ({error.strerror}); check space and permissions, then run the same command again"
@@ -223,13 +231,13 @@ class Store:
                     if self.has(name):
                         shutil.rmtree(self.partial(name), ignore_errors=True)
 
-    def _claim(self, name: str) -> "Attempt":
+    def _claim(self, name: str, *, dead: Owner | None) -> "Attempt":
         """Become the owner of a step that has no live one, by taking the number after the newest attempt's."""
         newest = next((attempt.number for attempt in self.attempts(name)), 0)
         # Numbers only grow: that one attempt was found dead can not take the step from the owner of a later one.
         for number in range(newest, newest + 100):
-            if (owner := Attempt(store=self, name=name, number=number).owner) is not None:
-                raise OwnedError(f"{name} is being made by {owner}; wait for it, or end that process")
+            if (owner := Attempt(store=self, name=name, number=number).owner) not in (None, dead):
+                raise OwnedError(name, owner)
             attempt = Attempt(store=self, name=name, number=number + 1)
             # Whoever has just published the step removes the folder that ours would lie in: once more.
             with contextlib.suppress(FileNotFoundError):

@@ -7,6 +7,8 @@ import signal
 import pandas as pd
 import pytest
 
+from tests.slurm.support import resumptions
+
 pytestmark = pytest.mark.slurm
 
 EXPERIMENT = """
@@ -96,3 +98,24 @@ def test_what_slurm_has_forgotten_is_told_from_the_accounting(user, cluster, lon
     assert printed.count("NonFiniteLossError") == 3
     assert printed.count("needs pretrain/") == 3
     assert "lost" not in printed
+
+
+def test_a_retry_on_another_node_does_not_wait_for_a_process_that_was_killed(user, cluster, long):
+    user.attrain("submit", long, "--set", "sweep.seed=[0]", "--set", "base.pretraining.epochs=150")
+    element = f"{user.submissions('long')[0]['pretrain-0']}_0"
+    cluster.wait_until(lambda: user.at_work("pretrain"))
+    ((_, node),) = cluster.runs(element)
+    (process,) = cluster.tasks(element).values()
+    os.kill(process, signal.SIGKILL)
+    cluster.wait_until(lambda: element not in cluster.squeue())
+    cluster.run("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
+    try:
+        user.attrain("retry", "long")
+        user.wait("long")
+    finally:
+        cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
+    ((state, other),) = cluster.runs(f"{user.submissions('long')[1]['pretrain-0']}_0")
+    assert (state, {node, other}) == ("COMPLETED", {"node1", "node2"})
+    assert "waiting: " not in user.printed("pretrain-0")
+    assert len(resumptions(user.printed("pretrain-0"))) == 1
