@@ -4,6 +4,7 @@ N = samples, C = channels, V = values of a byte
 """
 
 import hashlib
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,55 +17,51 @@ from pipeline.core.step import Stage
 from pipeline.core.tables import INDEX, write_table
 from pipeline.methods.datasets import Dataset, Samples
 from pipeline.methods.datasets.splits import stratified_folds
-from pipeline.stages.artifacts import DatasetFacts, write_array
-from pipeline.stages.sharing import check_stop, follow_first_rank
-
-IMAGES_A_STOP_CHECK = 1000
+from pipeline.stages.artifacts import DatasetFacts
+from pipeline.stages.sharing import Columns, SharedArray, gather_columns
 
 
 def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Context) -> None:
     """Load the samples, divide the training part into folds, and hold fold `data.fold` out as split `validation`.
 
+    Loading is begun anew by each attempt and done by every rank; copying and hashing are shared and taken up again.
+
     Raises:
         FileNotFoundError: files of the data set are missing.
         SettingsError: the settings ask for what the data do not have, or leave a split without images.
     """
-    if not context.ranks.is_first:
-        follow_first_rank(context)
-        return
     samples = data.load(context.data_root)
-    check_stop(context, at="after loading the data set")
     splits_N, fold_N = splits_and_folds(data, samples)
-    write_array(out / "samples.npy", samples.images_NCHW)
-    check_stop(context, at="after writing the samples")
-    columns = {
-        "sample_id": np.arange(len(splits_N)),
-        "label": samples.labels_N,
-        "split": splits_N,
-        "fold": fold_N,
-        "source": samples.sources_N,
-        "sha256": _hashes(samples.images_NCHW, context),
-    }
-    write_table(out / "index.parquet", columns, INDEX)
-    mean_C, std_C = _statistics(samples.images_NCHW[splits_N == "train"])
+    images_NCHW = samples.images_NCHW
+    array = SharedArray(out / "samples.npy", shape=images_NCHW.shape, dtype=np.uint8, context=context)
+
+    def copy(positions: NDArray[np.int64]) -> Columns:
+        array.rows[positions - array.span.start] = images_NCHW[positions]
+        return {"sha256": np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in images_NCHW[positions]], dtype="S64")}
+
+    # An earlier attempt may have read other files: its checkpoints then have another name, and are left alone.
+    work = f"copy-{zlib.crc32(np.ascontiguousarray(images_NCHW).data):08x}"
+    copied_N = gather_columns(len(samples), context, name=work, work=copy, array=array)
+    array.close()
+    mean_C, std_C = _statistics(images_NCHW[splits_N == "train"])
     facts = DatasetFacts(
-        input_shape=samples.images_NCHW.shape[1:],
+        input_shape=images_NCHW.shape[1:],
         class_names=tuple(samples.class_names),
         mean_C=tuple(mean_C.tolist()),
         std_C=tuple(std_C.tolist()),
     )
-    facts.write(out)
+    if context.ranks.is_first:
+        columns = {
+            "sample_id": np.arange(len(splits_N)),
+            "label": samples.labels_N,
+            "split": splits_N,
+            "fold": fold_N,
+            "source": samples.sources_N,
+            "sha256": copied_N["sha256"].astype(str),
+        }
+        write_table(out / "index.parquet", columns, INDEX)
+        facts.write(out)
     context.metrics["num_samples"] = len(splits_N)
-    check_stop(context, at="at the end", finished=True)
-
-
-def _hashes(images_NCHW: NDArray[np.uint8], context: Context) -> list[str]:
-    """sha256 of the bytes of each image, as 64 hexadecimal digits."""
-    hashes: list[str] = []
-    for start in range(0, len(images_NCHW), IMAGES_A_STOP_CHECK):
-        check_stop(context, at=f"after hashing {start} of {len(images_NCHW)} samples")
-        hashes += [hashlib.sha256(image.tobytes()).hexdigest() for image in images_NCHW[start : start + IMAGES_A_STOP_CHECK]]
-    return hashes
 
 
 def splits_and_folds(data: Dataset, samples: Samples) -> tuple[NDArray[np.str_], NDArray[np.int32]]:

@@ -16,25 +16,7 @@ from pipeline.methods.training.ddp import barrier, sum_over_ranks
 from pipeline.stages.artifacts import read_array
 from pipeline.stages.partial import Columns, Part, Rows, read_columns
 
-__all__ = ["Columns", "SharedArray", "check_stop", "follow_first_rank", "gather_columns"]
-
-
-def check_stop(context: Context, *, at: str, finished: bool = False) -> bool:
-    """Whether the first rank has finished; all ranks ask the same number of times.
-
-    Raises:
-        StopRequested: a rank was asked to stop; on every rank.
-    """
-    num_stops, num_finished = sum_over_ranks([float(context.should_stop()), float(finished)], context.ranks)
-    if num_stops and not num_finished:
-        raise StopRequested(f"stopped {at}; run the same command again")
-    return num_finished > 0
-
-
-def follow_first_rank(context: Context) -> None:
-    """Wait for the first rank, which works alone and asks `check_stop` now and then, at last with `finished`."""
-    while not check_stop(context, at="while the first rank was at work"):
-        pass
+__all__ = ["Columns", "SharedArray", "gather_columns"]
 
 
 def gather_columns(
