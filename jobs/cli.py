@@ -20,7 +20,6 @@ from rich.text import Text
 from jobs import operating  # noqa: F401 - adds its commands
 from jobs.options import (
     DATA,
-    STAGE_NAMES,
     STORE,
     Backend,
     DataOption,
@@ -33,6 +32,7 @@ from jobs.options import (
     console,
     open_store,
 )
+from jobs.stages import STAGE_NAMES
 from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, StalePlanError
 from pipeline.core.settings import SettingsError
@@ -180,7 +180,8 @@ def run(
     data: DataOption = DATA,
 ) -> None:
     """Run steps of a plan: what every task of every back-end does. Reads its rank from srun's or torchrun's variables."""
-    from jobs.run import DONE, NO_RECORD, Task, run_tasks
+    from jobs.exit_codes import DONE, NO_RECORD
+    from jobs.run import Task, run_tasks
     from jobs.stops import StopFlag
     from pipeline.core.ranks import Ranks
 

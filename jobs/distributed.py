@@ -10,8 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from jobs.exit_codes import DONE
 from jobs.machine import choose_device
-from jobs.run import DONE, Task, claimed, execute, recorded_failure, tell
+from jobs.run import Task, claimed, execute, recorded_failure, tell
 from jobs.stops import NoProgressError
 from pipeline.core.context import StopRequested
 from pipeline.core.files import write_text

@@ -13,9 +13,9 @@ from typing import Any
 
 from jobs import slurm
 from jobs.arrays import Adjustment, cluster_of, resources_of
+from jobs.exit_codes import REQUEUE
 from jobs.journal import job_of_each_step, journals
 from jobs.retry import DEFAULT_CAP_FACTOR, NODE_FAULTS, VANISHED, Decision, Evidence, held_for_good
-from jobs.run import REQUEUE
 from jobs.status import StepStatus
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import OWNER, Store

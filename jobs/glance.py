@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from jobs.stops import REQUEUE
+from jobs.exit_codes import REQUEUE
 from pipeline.core.files import read_json
 from pipeline.core.plan import PlannedStep
 from pipeline.core.store import FAILURE, OWNER, PROGRESS, RECORD, Attempt, Owner, Store

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from jobs.exit_codes import DONE, REQUEUE
 from jobs.machine import Machine
 from jobs.resources import Resources
-from jobs.run import DONE
-from jobs.stops import REQUEUE
 from pipeline.core.errors import UserError
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.settings import parse

@@ -51,8 +51,6 @@ PlanArgument = Annotated[str, typer.Argument(help="Experiment (its newest plan),
 SetOption = Annotated[list[str], typer.Option("--set", help="Override a setting, such as base.retraining.epochs=5; may be repeated.")]
 STORE, DATA = Path("runs"), Path("data")
 Backend = Literal["auto", "local", "slurm", "submitit"]
-STAGE_NAMES = ("prepare", "pretrain", "attribute", "augment", "retrain", "evaluate")
-"""For the help, which must not load the stages."""
 
 
 def open_store(store: Path, group: str | None) -> None:

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jobs.experiment import Experiment
 from jobs.reading import MAX_BYTES, read_yaml
 from jobs.resources import Resources
 from pipeline.core.files import refuse_writable_by_others, shared_group
 from pipeline.core.plan import FACTS, TABLE, DamagedPlanError, Plan, StalePlanError, code_digest, draft_plan, planned, write_plan
 from pipeline.core.settings import SettingsError, parse, plain
 from pipeline.core.store import Store
+
+if TYPE_CHECKING:  # It loads all settings, which `attrain status` has no need of.
+    from jobs.experiment import Experiment
 
 CODE_ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "jobs", "results", "sbatch")
@@ -30,7 +32,7 @@ def plans_of(store: Store) -> Path:
     return store.root / "plans"
 
 
-def draft(experiment: Experiment, store: Store) -> Plan:
+def draft(experiment: "Experiment", store: Store) -> Plan:
     """The plan of an experiment as it would be written; nothing is."""
     check_processes(experiment)
     steps = planned(experiment.steps.steps, max_array_size=experiment.file.cluster.max_array_size)
@@ -48,14 +50,14 @@ def draft(experiment: Experiment, store: Store) -> Plan:
     return draft_plan(plans_of(store), experiment.name, steps, code_root=CODE_ROOT, packages=PACKAGES, facts=facts)
 
 
-def make_plan(experiment: Experiment, store: Store, *, say: Callable[[str], None] = print) -> Plan:
+def make_plan(experiment: "Experiment", store: Store, *, say: Callable[[str], None] = print) -> Plan:
     """Write the plan of an experiment, or find it there; `say` is told of one that is damaged and set aside."""
     drafted = draft(experiment, store)
     store.make_root()
     return write_plan(drafted, text=experiment.text, code_root=CODE_ROOT, packages=PACKAGES, say=say)
 
 
-def check_processes(experiment: Experiment) -> None:
+def check_processes(experiment: "Experiment") -> None:
     """Refuse a batch size that the processes of a step can not share equally.
 
     Raises:

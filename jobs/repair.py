@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 
-from jobs.run import BAD_SETTINGS
+from jobs.exit_codes import BAD_SETTINGS
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.records import RECORD
 from pipeline.core.store import Store, StoreError

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jobs.arrays import Adjustment
-from jobs.run import BAD_SETTINGS, REQUEUE
+from jobs.exit_codes import BAD_SETTINGS, REQUEUE
 from jobs.status import StepStatus
 
 VANISHED = "its host vanished"

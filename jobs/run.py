@@ -1,8 +1,4 @@
-"""Run one step of a plan: what every back-end's tasks do.
-
-Exit codes: 0 done or already there; 75 checkpointed, wants to be run again; 78 bad settings, bad data or another plan's code; 69 an input
-is missing; 70 all went well but the record is not seen; 73 the store can not be written; 1 failed.
-"""
+"""Run one step of a plan: what every back-end's tasks do."""
 
 import contextlib
 import errno
@@ -20,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from jobs import slurm
+from jobs.exit_codes import BAD_SETTINGS, DONE, FAILED, MISSING_INPUT, NO_RECORD, REQUEUE, STORE_FAILED
 from jobs.labels import labelled
 from jobs.machine import choose_device, device_name, peak_gpu_memory_mb, peak_memory_mb, reset_peak_memory
 from jobs.planning import check_code, versions
 from jobs.resources import Resources
-from jobs.stops import MAX_REQUEUES_WITHOUT_PROGRESS, REQUEUE, NoProgressError, Stop, StopFlag, read_failure, stops_without_progress
+from jobs.stops import MAX_REQUEUES_WITHOUT_PROGRESS, NoProgressError, Stop, StopFlag, read_failure, stops_without_progress
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_text
@@ -36,7 +33,6 @@ from pipeline.core.store import FAILURE, PROGRESS, Attempt, MissingInputError, O
 from pipeline.methods.datasets import DataFileError
 from pipeline.stages import STAGES
 
-DONE, FAILED, MISSING_INPUT, NO_RECORD, STORE_FAILED, BAD_SETTINGS = 0, 1, 69, 70, 73, 78
 EXIT_CODES: dict[type[Exception], int] = {
     StopRequested: REQUEUE,
     SettingsError: BAD_SETTINGS,

@@ -20,13 +20,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jobs import accounting, slurm
+from jobs.exit_codes import MISSING_INPUT, REQUEUE
 from jobs.glance import Glance, glance
 from jobs.journal import job_of_each_step
 from jobs.reasons import how_it_ended, which_attempt, why_it_waits
-from jobs.run import MISSING_INPUT, REQUEUE
+from jobs.stages import in_order
 from pipeline.core.plan import Plan, PlannedStep, chain
 from pipeline.core.store import Store
-from pipeline.stages import in_order
 
 STATES = ("done", "running", "queued", "waiting", "stopped", "failed", "blocked", "lost", "planned")
 ON_ITS_WAY = ("running", "queued", "waiting")

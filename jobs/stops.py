@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from jobs.exit_codes import REQUEUE
 from pipeline.core.errors import UserError
 
-REQUEUE = 75
 SIGNAL, INTERRUPTED, PREEMPTED = "signal", "interrupted", "preempted"
 UNCOUNTED = (INTERRUPTED, PREEMPTED)
 """Causes that say nothing about the step: a person's Ctrl-C, and a job that had to make room for another."""

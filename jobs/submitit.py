@@ -22,11 +22,12 @@ from submitit.core.utils import FailedJobError
 
 from jobs import slurm
 from jobs.arrays import Array, cluster_of, prolog_of
+from jobs.exit_codes import BAD_SETTINGS, DONE, REQUEUE
 from jobs.journal import Journal
 from jobs.machine import Machine
 from jobs.resources import Cluster
-from jobs.run import BAD_SETTINGS, DONE, Task, run_tasks
-from jobs.stops import REQUEUE, StopFlag
+from jobs.run import Task, run_tasks
+from jobs.stops import StopFlag
 from jobs.wrapping import python_command
 from pipeline.core.files import refuse_writable_by_others
 from pipeline.core.plan import Plan

@@ -14,10 +14,10 @@ from jobs.arrays import resources_of
 from jobs.glance import glance
 from jobs.journal import job_of_each_step
 from jobs.resources import Resources
+from jobs.stages import in_order
 from jobs.status import runs_of
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import Store, StoreError
-from pipeline.stages import in_order
 from results.usage import Usage, total
 
 LITTLE, NEARLY_ALL = 0.5, 0.9

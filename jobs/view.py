@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from jobs.stages import in_order
 from jobs.status import ON_ITS_WAY, STATES, RunStatus, StepStatus, counts
 from pipeline.core.plan import PlannedStep
-from pipeline.stages import in_order
 
 COLOURS = {
     "done": "green",

@@ -134,8 +134,10 @@ class Plan:
             if not (folder / name).exists():
                 raise DamagedPlanError(f"{folder} holds no {name}; `attrain plan EXPERIMENT` makes a plan and prints its folder")
         try:
-            rows = read_table(folder / TABLE, PLAN).to_pylist()
-            steps = tuple(PlannedStep(**{**row, **{name: json.loads(row[name]) for name in ("own", "settings", "inputs")}}) for row in rows)
+            columns = read_table(folder / TABLE, PLAN).to_pydict()
+            for name in ("own", "settings", "inputs"):  # At once: json.loads of each cell would take three times as long.
+                columns[name] = json.loads(f"[{','.join(columns[name])}]")
+            steps = tuple(PlannedStep(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True))
             facts = json.loads((folder / FACTS).read_text())
             wanted = {"experiment": str, "digest": str, "code": str, "identity": dict}
             if not isinstance(facts, dict) or not all(isinstance(facts.get(name), kind) for name, kind in wanted.items()):

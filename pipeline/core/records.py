@@ -28,7 +28,7 @@ class StoreError(UserError, RuntimeError):
 class FileFacts(BaseModel):
     """One file of an artifact."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
 
     bytes: int = Field(ge=0)
     sha256: Sha256
@@ -39,7 +39,7 @@ class FileFacts(BaseModel):
 class Record(BaseModel):
     """The fields that every record has."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow", use_attribute_docstrings=True, defer_build=True)
 
     stage: str
     key: str

@@ -12,15 +12,6 @@ ROUND = (attribute.STAGE, augment.STAGE, retrain.STAGE)
 """The stages of one round."""
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """Names of stages, each once, in the order they run, which is not that of a plan: a run without rounds is evaluated in round 0.
-
-    Those that this code does not know, of a plan made by other code, come last.
-    """
-    known = [stage.name for stage in STAGES]
-    return sorted(dict.fromkeys(names), key=lambda name: known.index(name) if name in known else len(known))
-
-
 @dataclass(frozen=True)
 class StepsOfRuns:
     """The unique steps of several runs, and the step that ends each run."""

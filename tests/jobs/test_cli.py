@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from jobs import cli, slurm
 from jobs.__main__ import main as start
-from jobs.options import STAGE_NAMES
+from jobs.stages import STAGE_NAMES
 from pipeline.stages import STAGES
 from tests.jobs.support import attrain, run
 
