@@ -29,6 +29,7 @@ NUM_SEEDS = 10
 ROOT = Path(__file__).parents[1]
 RECORD: dict[str, Any] = {
     "seconds": 1.0,
+    "cpu_seconds": 1.0,
     "peak_memory_mb": 100.0,
     "metrics": {},
     "commit": None,

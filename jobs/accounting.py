@@ -14,6 +14,7 @@ FIELDS = (
     "TotalCPU",
     "ReqMem",
     "NNodes",
+    "NodeList",
     "NTasks",
     "MaxRSS",
     "AllocTRES",
@@ -44,6 +45,10 @@ class Accounted:
     """Memory a node."""
     max_memory_mb: float | None = None
     """Most of a node, over its SLURM steps: the largest task's, times the tasks a node."""
+    nodes: str = ""
+    """Those it was given, as SLURM writes them: 'node[1-2]'."""
+    step_states: tuple[str, ...] = ()
+    """Of its SLURM steps."""
     gpus: int = 0
     gpu_percent: float | None = None
     """Of a single GPU, meaned over those given; None where the cluster does not record it."""
@@ -55,7 +60,7 @@ def ask(arrays: Iterable[str], *, env: Mapping[str, str], with_steps: bool) -> l
     Args:
         arrays: job ids.
         env: for sacct.
-        with_steps: read memory and GPUs too, which the accounting has by SLURM step; several times as many rows.
+        with_steps: read memory, GPUs and the states of SLURM steps too, which the accounting has by SLURM step; several times as many rows.
     """
     wanted = ",".join(sorted(set(arrays)))
     if not wanted:
@@ -93,18 +98,20 @@ def _allocation(row: Mapping[str, str]) -> Accounted:
     nodes, cpus = _count(row["NNodes"]), _count(row["AllocCPUS"])
     return Accounted(
         job=row["JobID"],
-        state=(row["State"].split() or [""])[0],  # "CANCELLED by 0"
+        state=_state(row),
         exit_code=row["ExitCode"],
         elapsed_s=_count(row["ElapsedRaw"]),
         cpus=cpus,
         cpu_s=seconds(row["TotalCPU"]),
         asked_memory_mb=asked_memory_mb(row["ReqMem"], nodes=max(1, nodes), cpus=cpus),
+        nodes="" if row["NodeList"] == "None assigned" else row["NodeList"],
         gpus=_tres(row["AllocTRES"], "gres/gpu") or 0,
     )
 
 
 def _with_step(attempt: Accounted, row: Mapping[str, str]) -> Accounted:
     """The attempt, a SLURM step of it added."""
+    attempt = replace(attempt, step_states=(*attempt.step_states, _state(row)))
     tasks, nodes = max(1, _count(row["NTasks"])), max(1, _count(row["NNodes"]))
     memory_mb, percent = size_mb(row["MaxRSS"]), _tres(row["TRESUsageInAve"], "gres/gpuutil")
     if memory_mb is not None:
@@ -112,6 +119,10 @@ def _with_step(attempt: Accounted, row: Mapping[str, str]) -> Accounted:
     if percent is not None and attempt.gpus:  # The mean over tasks, each the sum over the GPUs that it used.
         attempt = replace(attempt, gpu_percent=max(attempt.gpu_percent or 0.0, percent * tasks / attempt.gpus))
     return attempt
+
+
+def _state(row: Mapping[str, str]) -> str:
+    return (row["State"].split() or [""])[0]  # "CANCELLED by 0"
 
 
 def seconds(text: str) -> float:

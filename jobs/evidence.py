@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jobs import slurm
+from jobs import accounting, slurm
 from jobs.arrays import Adjustment, cluster_of, resources_of
 from jobs.exit_codes import REQUEUE
 from jobs.journal import job_of_each_step, journals
@@ -20,9 +19,7 @@ from jobs.status import StepStatus
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import OWNER, Store
 
-GIB_OF = {"K": 2.0**-20, "M": 2.0**-10, "G": 1.0, "T": 2.0**10}
 CHECKPOINT = re.compile(r"(?P<work>[^.].*)[.-](?P<number>\d{9,})\.\w+")
-SACCT_FIELDS = "JobID,State,ExitCode,NodeList,NNodes,ReqMem,MaxRSS"
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Ended:
     asked_gb: float | None = None
     """Memory a node that it had."""
     used_gb: float | None = None
-    """Most that a task of it used."""
+    """Most of a node that it used."""
 
 
 @dataclass(frozen=True)
@@ -190,33 +187,21 @@ def nodes_of(partition: str | None, *, env: Mapping[str, str]) -> dict[str, str]
 
 def ended_elements(arrays: Iterable[str], *, env: Mapping[str, str]) -> dict[str, Ended]:
     """{'A_t': what the accounting says, or squeue where there is none}."""
-    # -D: a requeued element's earlier runs too; its last one may have no node.
-    command = ["sacct", "-D", "--noheader", "--parsable2", f"--format={SACCT_FIELDS}", "-j", ",".join(arrays)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(env))
-    except OSError:
-        return _from_squeue(env)
-    return read_sacct(done.stdout) or _from_squeue(env)
+    return last_runs(accounting.ask(arrays, env=env, with_steps=True) or []) or _from_squeue(env)
 
 
-def read_sacct(listed: str) -> dict[str, Ended]:
-    """{'A_t': Ended} from lines of `SACCT_FIELDS`: of each element the newest run, with the node of the newest run that had one."""
+def last_runs(attempts: Iterable[accounting.Accounted]) -> dict[str, Ended]:
+    """{'A_t': Ended}: of each element the newest attempt, with the nodes of the newest that had any."""
     found: dict[str, Ended] = {}
-    for row in (line.split("|") for line in listed.splitlines() if line.count("|") == SACCT_FIELDS.count(",")):
-        job_step, state, code, nodes, num_nodes, asked, used = row
-        job, _, inner = job_step.partition(".")
-        before = found.get(job, Ended())
-        if inner:
-            peak_gb = max(before.used_gb or 0.0, _gib(used) or 0.0) or None
-            found[job] = replace(before, states=(*before.states, state.split()[0]), used_gb=peak_gb)
-        else:
-            asked_gb = _gib(asked)
-            found[job] = Ended(
-                states=(state.split()[0],),
-                exit_code=_exit_code(code),
-                nodes=nodes if nodes and nodes != "None assigned" else before.nodes,
-                asked_gb=asked_gb / max(1, int(num_nodes or 1)) if asked_gb else None,
-            )
+    for attempt in attempts:
+        before = found.get(attempt.job, Ended())
+        found[attempt.job] = Ended(
+            states=(attempt.state, *attempt.step_states),
+            exit_code=_exit_code(attempt.exit_code),
+            nodes=attempt.nodes or before.nodes,
+            asked_gb=_gib(attempt.asked_memory_mb),
+            used_gb=_gib(attempt.max_memory_mb),
+        )
     return found
 
 
@@ -228,10 +213,8 @@ def _exit_code(given: str) -> int | None:
     return 128 + int(number) if int(number) else int(code)
 
 
-def _gib(given: str) -> float | None:
-    """'1536M', '2G', '12345K' or, of older versions, '2Gn' in GiB; None where it is empty or 0."""
-    match = re.fullmatch(r"([\d.]+)([KMGT])[nc]?", given)
-    return float(match[1]) * GIB_OF[match[2]] or None if match else None
+def _gib(mebibytes: float | None) -> float | None:
+    return mebibytes / 1024 if mebibytes else None
 
 
 def _from_squeue(env: Mapping[str, str]) -> dict[str, Ended]:

@@ -80,6 +80,12 @@ def peak_memory_mb() -> float:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
+def cpu_seconds() -> float:
+    """Processor time of this process and of its children that have ended, user's and system's."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def peak_gpu_memory_mb(device: str) -> float | None:
     """Most memory allocated on the GPU since the last reset, in MiB; None on a CPU."""
     if device == "cpu":

@@ -53,11 +53,11 @@ def _look(plans: "list[Plan]", store: Store, *, by: str, usage: bool, limit: int
     found: list[StepStatus] = []
     parts: list[RenderableType] = []
     for plan in plans:
-        statuses = status_of(plan, store)
+        measured = usage_of(plan, store) if usage else None
+        statuses = status_of(plan, store, accounted=measured.attempts if measured else None)
         found.extend(statuses)
         parts.append(Text(heading(plan.folder.name, statuses)))
-        if usage:
-            measured = usage_of(plan, store)
+        if measured:
             parts.extend([usage_table(plan, measured, by=by), Text(measured.source), *map(Text, advice(plan, measured))])
         elif by == "run":
             parts.extend(run_lines(by_run(plan, statuses)))

@@ -18,7 +18,7 @@ from typing import Any
 from jobs import slurm
 from jobs.exit_codes import BAD_SETTINGS, DONE, FAILED, MISSING_INPUT, NO_RECORD, REQUEUE, STORE_FAILED
 from jobs.labels import labelled
-from jobs.machine import choose_device, device_name, peak_gpu_memory_mb, peak_memory_mb, reset_peak_memory
+from jobs.machine import choose_device, cpu_seconds, device_name, peak_gpu_memory_mb, peak_memory_mb, reset_peak_memory
 from jobs.planning import check_code, versions
 from jobs.resources import Resources
 from jobs.stops import MAX_REQUEUES_WITHOUT_PROGRESS, NoProgressError, Stop, StopFlag, read_failure, stops_without_progress
@@ -31,6 +31,7 @@ from pipeline.core.settings import SettingsError, parse
 from pipeline.core.step import Stage, make_key, own_settings
 from pipeline.core.store import FAILURE, PROGRESS, Attempt, MissingInputError, OwnedError, Store, StoreError, slurm_task
 from pipeline.methods.datasets import DataFileError
+from pipeline.methods.training.ddp import sum_over_ranks
 from pipeline.stages import STAGES
 
 EXIT_CODES: dict[type[Exception], int] = {
@@ -369,7 +370,7 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
         saved=task.saved,
     )
     reset_peak_memory(device)
-    started, clock = time.time(), time.monotonic()
+    started, clock, cpu_s = time.time(), time.monotonic(), cpu_seconds()
     stage_named(task.step.stage).run(**own, inputs=inputs, out=out, context=context)
     return {
         "settings": task.step.settings,
@@ -379,6 +380,7 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
         "metrics": context.metrics,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.monotonic() - clock, 3),
+        "cpu_seconds": round(sum_over_ranks([cpu_seconds() - cpu_s], task.ranks)[0], 3),
         "peak_memory_mb": peak_memory_mb(),
         "peak_gpu_memory_mb": peak_gpu_memory_mb(device),
         "num_threads": torch.get_num_threads(),

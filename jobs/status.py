@@ -81,11 +81,17 @@ class _Elements:
     """{'A_t': the steps that are not done} of an element that holds several."""
 
 
-def status_of(plan: Plan, store: Store) -> list[StepStatus]:
-    """The state of every step of a plan, in its order."""
+def status_of(plan: Plan, store: Store, *, accounted: Sequence[accounting.Accounted] | None = None) -> list[StepStatus]:
+    """The state of every step of a plan, in its order.
+
+    Args:
+        plan: the plan.
+        store: its store.
+        accounted: what the accounting says of the plan's elements; None asks it, if need be.
+    """
     jobs = job_of_each_step(plan)
     glances = glance(plan.steps, store)
-    elements = _ask_slurm({name: job for name, job in jobs.items() if name in glances and not glances[name].done}, glances)
+    elements = _ask_slurm({name: job for name, job in jobs.items() if name in glances and not glances[name].done}, glances, accounted)
     found: dict[str, StepStatus] = {}
     for step in plan.steps:
         status = _status(step, jobs.get(step.name), glances, elements)
@@ -162,12 +168,13 @@ def _live(step: PlannedStep, state: str, reason: str, job: str, glances: Mapping
     return "running", state.lower()
 
 
-def _ask_slurm(jobs: Mapping[str, str], glances: Mapping[str, Glance]) -> _Elements:
+def _ask_slurm(jobs: Mapping[str, str], glances: Mapping[str, Glance], accounted: Sequence[accounting.Accounted] | None) -> _Elements:
     """squeue first, sacct for what squeue has forgotten and for how earlier attempts ended.
 
     Args:
         jobs: {step name: 'A_t'} of steps that are not done.
         glances: what the store says.
+        accounted: what the accounting says, if it was asked already.
     """
     if not jobs:
         return _Elements()
@@ -179,7 +186,9 @@ def _ask_slurm(jobs: Mapping[str, str], glances: Mapping[str, Glance]) -> _Eleme
     forgotten = {job for name, job in jobs.items() if job not in now and not glances[name].owner}
     again = {job for name, job in jobs.items() if glances[name].attempt > 1 or (job in now and now[job][1] == "BeginTime")}
     attempts: dict[str, list[accounting.Accounted]] = defaultdict(list)
-    for attempt in accounting.ask({job.split("_")[0] for job in forgotten | again}, env=env, with_steps=False) or []:
+    if accounted is None:
+        accounted = accounting.ask({job.split("_")[0] for job in forgotten | again}, env=env, with_steps=False) or []
+    for attempt in accounted:
         attempts[attempt.job].append(attempt)
     newest = {job: (found[-1].state, f"exit code {found[-1].exit_code}") for job, found in attempts.items()}
     before = {job: _before(found, now.get(job)) for job, found in attempts.items()}

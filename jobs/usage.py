@@ -34,6 +34,8 @@ class Measured:
     """Steps that have ended, by name."""
     source: str
     """Where it is from, in words."""
+    attempts: Sequence[accounting.Accounted]
+    """What the accounting said of the plan's elements."""
 
 
 def usage_of(plan: Plan, store: Store) -> Measured:
@@ -51,7 +53,7 @@ def usage_of(plan: Plan, store: Store) -> Measured:
         for name, record in records.items()
         if name not in accounted
     }
-    return Measured(accounted | recorded, _source(len(accounted), len(recorded), is_off=attempts is None))
+    return Measured(accounted | recorded, _source(len(accounted), len(recorded), is_off=attempts is None), attempts or [])
 
 
 def _records(plan: Plan, store: Store) -> dict[str, dict[str, Any]]:
@@ -89,10 +91,12 @@ def _of_attempts(job: str, attempts: Sequence[accounting.Accounted]) -> Usage:
 
 
 def _of_record(record: Mapping[str, Any], resources: Resources, name: str) -> Usage:
-    """What a record knows: the time of the work itself, and the memory of the first process, taken for all of the node's."""
+    """What a record knows: the time of the work itself, on all cores; the memory of the first process is taken for all of the node's."""
     return Usage(
         of=name,
         elapsed_s=record["seconds"],
+        cpu_s=record["cpu_seconds"],
+        core_s=record["seconds"] * record["num_processes"] * record["num_threads"],
         max_memory_mb=record["peak_memory_mb"] * resources.processes_per_node,
         asked_memory_mb=None if resources.memory_gb is None else resources.memory_gb * 1024,
     )
@@ -105,7 +109,7 @@ def _source(accounted: int, recorded: int, *, is_off: bool) -> str:
     if accounted:
         parts.append(f"{accounted} steps from SLURM's accounting, over all attempts")
     if recorded:
-        parts.append(f"{recorded} from their records, which know neither cores nor GPUs at work ({why})")
+        parts.append(f"{recorded} from their records, which do not know of GPUs at work ({why})")
     return "; ".join(parts) or "nothing has ended yet"
 
 

@@ -54,6 +54,8 @@ class Record(BaseModel):
     """{role: `digest` of the input's files as they were when the step began}."""
     metrics: dict[str, float]
     seconds: float = Field(ge=0)
+    cpu_seconds: float = Field(ge=0)
+    """Processor time, summed over processes and threads."""
     peak_memory_mb: float = Field(ge=0)
     device: str
     num_processes: int = Field(ge=1)

@@ -8,6 +8,7 @@ FACTS: dict[str, Any] = {
     "input_digests": {},
     "metrics": {},
     "seconds": 1.0,
+    "cpu_seconds": 1.0,
     "peak_memory_mb": 1.0,
     "device": "cpu",
     "num_processes": 1,

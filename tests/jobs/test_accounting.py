@@ -8,19 +8,19 @@ from jobs.usage import _advice, duration, usage_of_elements
 from results.usage import Usage, total
 
 REQUEUED_AND_DONE = """\
-9_0|REQUEUED|0:0|4|1|00:02.000|2G|1||||
-9_0.batch|CANCELLED|0:15|4|1|00:00.500|||1|2048K||cpu=00:00:00,mem=2048K
-9_0.0|CANCELLED|0:15|4|1|00:01.500||1|1|204800K||cpu=00:00:01,mem=204800K
-9_0|COMPLETED|0:0|10|1|00:09.500|2G|1||||
-9_0.batch|COMPLETED|0:0|10|1|00:00.500||1|1|1024K||cpu=00:00:00,mem=1024K
-9_0.0|COMPLETED|0:0|9|1|00:09.000||1|1|307200K||cpu=00:00:09,mem=307200K
-9_[1-3]|PENDING|0:0|0|0|00:00:00|2G|1||||
-10|CANCELLED by 0|0:0|0|0|00:00:00|2G|1||||
+9_0|REQUEUED|0:0|4|1|00:02.000|2G|1|node1||||
+9_0.batch|CANCELLED|0:15|4|1|00:00.500|||node1|1|2048K||cpu=00:00:00,mem=2048K
+9_0.0|CANCELLED|0:15|4|1|00:01.500||1|node1|1|204800K||cpu=00:00:01,mem=204800K
+9_0|COMPLETED|0:0|10|1|00:09.500|2G|1|node1||||
+9_0.batch|COMPLETED|0:0|10|1|00:00.500||1|node1|1|1024K||cpu=00:00:00,mem=1024K
+9_0.0|COMPLETED|0:0|9|1|00:09.000||1|node1|1|307200K||cpu=00:00:09,mem=307200K
+9_[1-3]|PENDING|0:0|0|0|00:00:00|2G|1|None assigned||||
+10|CANCELLED by 0|0:0|0|0|00:00:00|2G|1|None assigned||||
 """
 ON_GPUS = """\
-5_0|COMPLETED|0:0|100|16|00:10:00|128G|2|||billing=16,cpu=16,gres/gpu=8,mem=128G,node=2|
-5_0.batch|COMPLETED|0:0|100|8|00:00.100||1|1|3M|cpu=8,gres/gpu=4,mem=64G,node=1|cpu=00:00:00,gres/gpumem=0,gres/gpuutil=0
-5_0.0|COMPLETED|0:0|100|16|00:10:00||2|8|3G|cpu=16,gres/gpu=8,mem=128G,node=2|cpu=00:01:15,gres/gpumem=9G,gres/gpuutil=80
+5_0|COMPLETED|0:0|100|16|00:10:00|128G|2|node1|||billing=16,cpu=16,gres/gpu=8,mem=128G,node=2|
+5_0.batch|COMPLETED|0:0|100|8|00:00.100||1|node1|1|3M|cpu=8,gres/gpu=4,mem=64G,node=1|cpu=00:00:00,gres/gpumem=0,gres/gpuutil=0
+5_0.0|COMPLETED|0:0|100|16|00:10:00||2|node1|8|3G|cpu=16,gres/gpu=8,mem=128G,node=2|cpu=00:01:15,gres/gpumem=9G,gres/gpuutil=80
 """
 
 
@@ -48,7 +48,7 @@ def test_memory_is_that_of_all_tasks_of_a_node_and_gpus_are_busy_on_average():
 
 
 def test_what_still_runs_is_not_counted():
-    assert usage_of_elements(parse("9_0|RUNNING|0:0|4|1|00:00:00|2G|1||||\n")) == {}
+    assert usage_of_elements(parse("9_0|RUNNING|0:0|4|1|00:00:00|2G|1|node1||||\n")) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a record and a plan say of where they come from; and how a plan is found."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,7 @@ def test_a_record_tells_the_versions_it_was_made_with_and_what_its_inputs_were(p
     record = store.record(pretrain.name)
     assert record["versions"] == versions() | {"torch": "7.7"}
     assert record["commit"] == plan.facts["commit"]
+    assert 0 < record["cpu_seconds"] < record["seconds"] * (os.cpu_count() or 1) + 0.1
     assert record["input_digests"] == {"prepare": digest(store.record(prepare.name))}
     assert store.digest_of(prepare.name) == record["input_digests"]["prepare"]
 

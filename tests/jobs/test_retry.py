@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from jobs import evidence
+from jobs.accounting import parse
 from jobs.arrays import Adjustment, array_command, arrays_of
-from jobs.evidence import Ended, gather, progressed, read_sacct, remember, remembered
+from jobs.evidence import Ended, gather, last_runs, progressed, remember, remembered
 from jobs.journal import Journal
 from jobs.retry import Decision, Evidence, decide, judge
 from jobs.status import StepStatus
@@ -160,22 +161,22 @@ def test_an_element_that_slurm_holds_for_good_is_not_on_its_way():
     assert (found.again, found.on_their_way) == ({A.name}, set())
 
 
-SACCT = """7_0|NODE_FAIL|1:0|n1|1|4096M|
-7_0.batch|CANCELLED|0:15|n1|1||100000K
-7_0|CANCELLED by 0|0:0|None assigned|1|4096M|
-7_1|FAILED|0:9|n[1-2]|2|8G|
-7_1.batch|FAILED|0:9|n1|1||1024K
-7_1.0|OUT_OF_MEMORY|0:125|n[1-2]|2||3145728K
-7_[2-5]|PENDING|0:0|None assigned|1|2Gn|
+SACCT = """7_0|NODE_FAIL|1:0|9|1|00:01.000|4096M|1|n1||||
+7_0.batch|CANCELLED|0:15|9|1|00:01.000||1|n1|1|100000K||
+7_0|CANCELLED by 0|0:0|0|0|00:00:00|4096M|1|None assigned||||
+7_1|FAILED|0:9|9|2|00:01.000|8G|2|n[1-2]||||
+7_1.batch|FAILED|0:9|9|1|00:01.000||1|n1|1|1024K||
+7_1.0|OUT_OF_MEMORY|0:125|9|2|00:01.000||2|n[1-2]|2|3145728K||
+7_[2-5]|PENDING|0:0|0|0|00:00:00|2Gn|1|None assigned||||
 """
 
 
 def test_the_accounting_gives_the_last_run_of_an_element_and_the_node_it_last_had():
-    found = read_sacct(SACCT)
+    found = last_runs(parse(SACCT))
     assert found["7_0"] == Ended(("CANCELLED",), exit_code=0, nodes="n1", asked_gb=4.0)
     assert found["7_1"] == Ended(("FAILED", "FAILED", "OUT_OF_MEMORY"), exit_code=137, nodes="n[1-2]", asked_gb=4.0, used_gb=3.0)
     assert found["7_[2-5]"].asked_gb == 2.0
-    assert read_sacct("Slurm accounting storage is disabled\n") == {}
+    assert last_runs(parse("Slurm accounting storage is disabled\n")) == {}
 
 
 def attempt(store, name, number, *files):

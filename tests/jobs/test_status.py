@@ -13,7 +13,9 @@ import pytest
 from rich.console import Console
 
 from jobs.journal import Journal
+from jobs.operating import _look
 from jobs.status import SILENT_S, StepStatus, by_run, runs_of, status_of
+from jobs.usage import usage_of
 from jobs.view import run_lines, status_lines, watch
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import Store
@@ -66,7 +68,7 @@ def slurm(tmp_path, monkeypatch):
 
 def row(state: str, job: str = JOB) -> str:
     """A row of sacct's, of an allocation."""
-    return f"{job}|{state}|0:0|10|1|00:08.100|100M|1||||\n"
+    return f"{job}|{state}|0:0|10|1|00:08.100|100M|1|node1||||\n"
 
 
 def submitted(plan: Plan, **jobs: str) -> None:
@@ -157,6 +159,27 @@ def test_what_squeue_has_forgotten_is_asked_of_the_accounting_once(plan, store, 
     assert of("pretrain/aa", found).slurm_state == "REQUEUED"
     assert of("pretrain/bb", found).reason == "took more memory than it asked for, and left no record (OUT_OF_MEMORY, exit code 0:0)"
     assert (tmp_path / "sacct.calls").read_text() == "call\n"
+
+
+def test_with_usage_too_the_accounting_is_asked_once(plan, store, slurm, tmp_path):
+    submitted(plan, pretrain_aa="6_0", pretrain_bb=JOB)
+    finish(store, "pretrain/aa")
+    slurm("", row("COMPLETED", "6_0") + row("NODE_FAIL"))
+    statuses, block = _look([plan], store, by="stage", usage=True, limit=9)
+    assert of("pretrain/bb", statuses).slurm_state == "NODE_FAIL"
+    assert (tmp_path / "sacct.calls").read_text() == "call\n"
+    with (console := Console(width=200)).capture() as shown:
+        console.print(block)
+    assert "pretrain   2 of 2" in shown.get()
+
+
+def test_without_an_accounting_the_records_say_how_busy_the_cores_were(plan, store, slurm):
+    with store.attempt("pretrain/aa") as attempt:
+        (attempt.out / "file").write_text("made")
+        attempt.publish(FACTS | {"seconds": 10.0, "cpu_seconds": 30.0, "num_processes": 2, "num_threads": 3})
+    slurm("")
+    used = usage_of(plan, store).by_step["pretrain/aa"]
+    assert (used.elapsed_s, used.cpu_efficiency) == (10.0, 0.5)
 
 
 def test_what_nobody_knows_is_lost(plan, store, slurm):
