@@ -181,11 +181,14 @@ def run(
 ) -> None:
     """Run steps of a plan: what every task of every back-end does. Reads its rank from srun's or torchrun's variables."""
     from jobs.exit_codes import DONE, NO_RECORD
+    from jobs.labels import label_lines
     from jobs.run import Task, run_tasks
     from jobs.stops import StopFlag
     from pipeline.core.ranks import Ranks
 
-    planned, ranks = Plan.read(plan), Ranks.from_env()
+    ranks = Ranks.from_env()
+    label_lines(ranks)
+    planned = Plan.read(plan)
     steps = [planned.step(stage, number) for number in index]
     if check:
         raise typer.Exit(DONE if all(Store(store).has(step.name) for step in steps) else NO_RECORD)

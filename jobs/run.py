@@ -17,7 +17,6 @@ from typing import Any
 
 from jobs import slurm
 from jobs.exit_codes import BAD_SETTINGS, DONE, FAILED, MISSING_INPUT, NO_RECORD, REQUEUE, STORE_FAILED
-from jobs.labels import labelled
 from jobs.machine import choose_device, cpu_seconds, device_name, peak_gpu_memory_mb, peak_memory_mb, reset_peak_memory
 from jobs.planning import check_code, versions
 from jobs.resources import Resources
@@ -158,22 +157,21 @@ def run_tasks(tasks: Sequence[Task], *, done_file: Path | None = None) -> int:
     """
     first = tasks[0]
     codes: list[int] = []
-    with labelled(first.ranks):
-        try:
-            with _together(first):
-                for task in tasks:
-                    code, together = _run_step(task)
-                    codes.append(code)
-                    if len(tasks) > 1:
-                        print(f"{task.step.stage}-{task.step.index}: exit code {code}", flush=True)
-                    if code == REQUEUE or not together:
-                        break
-        except Exception as error:  # The ranks did not meet, or did not part.
-            codes.append(tell(error, tasks[max(0, len(codes) - 1)]))
-        code = next((code for code in codes if code != DONE), DONE)
-        if REQUEUE in codes or (code == DONE and len(codes) < len(tasks)):
-            return REQUEUE
-        return _confirmed(tasks, done_file) if code == DONE and done_file is not None and first.ranks.is_first else code
+    try:
+        with _together(first):
+            for task in tasks:
+                code, together = _run_step(task)
+                codes.append(code)
+                if len(tasks) > 1:
+                    print(f"{task.step.stage}-{task.step.index}: exit code {code}", flush=True)
+                if code == REQUEUE or not together:
+                    break
+    except Exception as error:  # The ranks did not meet, or did not part.
+        codes.append(tell(error, tasks[max(0, len(codes) - 1)]))
+    code = next((code for code in codes if code != DONE), DONE)
+    if REQUEUE in codes or (code == DONE and len(codes) < len(tasks)):
+        return REQUEUE
+    return _confirmed(tasks, done_file) if code == DONE and done_file is not None and first.ranks.is_first else code
 
 
 def run_task(task: Task) -> int:

@@ -24,6 +24,7 @@ from jobs import slurm
 from jobs.arrays import Array, cluster_of, prolog_of
 from jobs.exit_codes import BAD_SETTINGS, DONE, REQUEUE
 from jobs.journal import Journal
+from jobs.labels import label_lines
 from jobs.machine import Machine
 from jobs.resources import Cluster
 from jobs.run import Task, run_tasks
@@ -57,11 +58,12 @@ class RunElements:
         Raises:
             StepFailedError: one of them did not end well; those after it were run all the same.
         """
+        ranks, data_root = Ranks.from_env(), Path(os.environ["ATTRAIN_DATA"])
+        label_lines(ranks)
         plan, store = Plan.read(Path(self.plan)), Store(Path(os.environ["ATTRAIN_STORE"]))
         stop = StopFlag(signals=(signal.SIGUSR2,), ask=lambda: slurm.cause_of_stop(slurm_task(), env=os.environ))
         if "SUBMITIT_EXECUTOR" in os.environ:  # A process of submitit's: its own handler would not wait for the loops' checkpoint.
             stop.install()
-        ranks, data_root = Ranks.from_env(), Path(os.environ["ATTRAIN_DATA"])
         steps = [plan.step(self.stage, index) for index in self.indices]
         code = run_tasks([Task(plan=plan, store=store, step=step, data_root=data_root, ranks=ranks, stop=stop) for step in steps])
         if code == REQUEUE and stop.is_set and ranks.is_first and (element := slurm_task()):

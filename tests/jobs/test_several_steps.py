@@ -1,6 +1,6 @@
 """Several steps in one process, on one rank and on two, and who says what."""
 
-import io
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 from jobs.experiment import load_experiment
-from jobs.labels import labelled
 from jobs.planning import make_plan
 from jobs.run import DONE, FAILED, NO_RECORD, Task, run_task, run_tasks
 from jobs.stops import REQUEUE
 from pipeline.core.plan import Plan
-from pipeline.core.ranks import Ranks
 from pipeline.core.store import Store
 from tests.jobs.support import ROOT, attrain
 from tests.jobs.test_stops import StopAtPoll
@@ -112,8 +110,9 @@ def on_two_ranks(planned: tuple[Plan, Store], *options: str | Path) -> list[tupl
                 output, _ = process.communicate(timeout=240)
             finally:
                 process.kill()
-        # gloo's own lines come from C++, and name their rank themselves.
-        found.append((process.returncode, [line for line in output.splitlines() if not line.startswith("[Gloo]")]))
+        lines = output.splitlines()
+        assert all(line.startswith("[rank ") for line in lines), output
+        found.append((process.returncode, [line for line in lines if "[Gloo]" not in line]))  # gloo's own come from C++.
     return found
 
 
@@ -140,18 +139,46 @@ def test_two_ranks_that_are_asked_to_stop_end_with_one_code_and_begin_nothing(pl
     assert list(planned[1].root.glob("pretrain/*")) == []
 
 
-def test_lines_are_labelled_whole_whatever_pieces_they_are_written_in():
-    out = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdout", out)
-        patch.setenv("SLURMD_NODENAME", "node2")
-        with labelled(Ranks(rank=1, world_size=4)):
-            print("one", "two")
-            print("three\nfour", end="")
-    assert out.getvalue() == "".join(f"[rank 1 of 4, node2] {line}\n" for line in ("one two", "three", "four"))
+LOUD = """
+import ctypes, os, subprocess, sys
+from jobs.labels import label_lines
+from pipeline.core.ranks import Ranks
+label_lines(Ranks(rank=1, world_size=int(sys.argv[1])))
+print("one", "two")
+print("three\\nfour", end="", flush=True)
+os.write(1, b" and five\\n")
+subprocess.run(["sh", "-c", "echo from a subprocess; echo from its errors >&2"], check=True)
+ctypes.CDLL(None).puts(b"from C")
+ctypes.CDLL(None).fflush(None)
+print("without an end", file=sys.stderr, end="")
+if "crash" in sys.argv:
+    sys.stdout.flush()
+    ctypes.string_at(0)
+"""
 
 
-def test_a_single_rank_has_no_label(capsys):
-    with labelled(Ranks()):
-        print("one")
-    assert capsys.readouterr().out == "one\n"
+def loud(*arguments: str) -> tuple[int, list[str]]:
+    """(exit code, lines) of a process that prints in many ways."""
+    command = [sys.executable, "-u", "-c", LOUD, *arguments]
+    env = {"PYTHONPATH": str(ROOT), "SLURMD_NODENAME": "node2"}
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout.splitlines()
+
+
+SAID = ["one two", "three", "four and five", "from a subprocess", "from its errors", "from C", "without an end"]
+
+
+def test_lines_are_labelled_whole_whoever_writes_them_in_whatever_pieces():
+    assert loud("4") == (0, [f"[rank 1 of 4, node2] {line}" for line in SAID])
+
+
+def test_the_trace_of_a_crash_is_labelled():
+    code, lines = loud("4", "crash")
+    assert code == -signal.SIGSEGV
+    assert all(line.startswith("[rank 1 of 4, node2] ") for line in lines)
+    assert lines[len(SAID) - 1].endswith("without an endFatal Python error: Segmentation fault")
+    assert any("in string_at" in line for line in lines)
+
+
+def test_a_single_rank_has_no_label():
+    assert loud("1") == (0, SAID)

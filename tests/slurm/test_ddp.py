@@ -71,17 +71,22 @@ def test_two_steps_of_two_ranks_at_once_on_one_node_do_not_meet(user, cluster, l
     assert_weights_of_one_rank(user, one_rank)
 
 
-def test_a_rank_that_is_killed_ends_its_step_within_30_s_and_retry_completes_it(user, cluster, long):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSEGV], ids=lambda sent: sent.name)
+def test_a_rank_that_is_killed_ends_its_step_within_30_s_and_retry_completes_it(user, cluster, long, sent):
     user.attrain("submit", long, "--set", "resources={pretrain: {nodes: 2}}", "--set", "sweep.seed=[0]")
     element = f"{user.submissions('long')[0]['pretrain-0']}_0"
     cluster.wait_until(lambda: len(user.at_work("pretrain")) == 1)
     tasks = cluster.tasks(element)
-    os.kill(tasks[1], signal.SIGKILL)
+    os.kill(tasks[1], sent)
     cluster.wait_until(lambda: element not in cluster.squeue(), timeout_s=30)
 
     assert sorted(tasks) == [0, 1]
     assert cluster.tasks(element) == {}
     cluster.wait_until(lambda: cluster.sacct(element)[element] == "FAILED", timeout_s=30)
+    lines = [line for line in user.printed("pretrain-0").splitlines() if line]
+    assert [line for line in lines if not re.match(rf"{LABEL}|srun: |slurmstepd: ", line)] == []
+    crashed = re.compile(r"\[rank 1 of 2, node\d\] (Fatal Python error: Segmentation fault|  File )")
+    assert sum(crashed.match(line) is not None for line in lines) > 1 or sent == signal.SIGKILL
     assert user.reasons("long", code=1)["pretrain-0"][0] == "failed"
     assert "submitted" in user.attrain("retry", "long")
     user.wait("long")
