@@ -27,7 +27,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """' (nearest: epochs; valid: epochs, learning_rate)', for the end of an error message."""
     valid = sorted(names)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f" ({f'nearest: {close[0]}; ' if close else ''}valid: {', '.join(valid) or 'none'})"
+    return f" ({f'nearest: {close[0]}; ' if close else ''}valid: {', '.join(map(_listed, valid)) or 'none'})"
+
+
+def _listed(name: str) -> str:
+    """A name as one of a list: in quotes where it has a comma itself."""
+    return repr(name) if "," in name else name
 
 
 class Settings(BaseModel):

@@ -120,6 +120,10 @@ def test_settings_can_not_be_changed():
         Linear().slope = 2.0  # pyright: ignore
 
 
+def test_names_with_commas_of_their_own_can_be_told_apart():
+    assert nearest("highest", ["same compute", "highest, appended"]).endswith("valid: 'highest, appended', same compute)")
+
+
 def test_no_valid_name_is_said_so():
     assert nearest("x", []) == " (valid: none)"
 
