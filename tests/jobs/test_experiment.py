@@ -51,7 +51,7 @@ REFUSED = {
         "experiment: e\nbase: {attribution: {method: integrated_gradient}}",
         r"attribution: unknown method 'integrated_gradient' \(nearest: integrated_gradients; valid: .*gradient.*saliency",
     ),
-    "an unknown data set": ("experiment: e\nbase: {data: {dataset: minst}}", r"unknown dataset 'minst' \(nearest: mnist; valid: mnist, "),
+    "an unknown data set": ("experiment: e\nbase: {data: {dataset: minst}}", r"unknown dataset 'minst' \(nearest: mnist; valid: cifar10, "),
     "an unknown rule": (
         "experiment: e\nbase: {augmentation: {rule: replace}}",
         r"unknown rule 'replace' \(nearest: .*valid: .*replace_top",
