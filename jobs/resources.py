@@ -46,6 +46,8 @@ class Resources(Settings):
     """Steps that one task runs one after the other, where they are too short for a task each; records and failures stay each step's own."""
     checkpoint_every_s: float = Field(default=300, ge=0)
     """Seconds between two checkpoints: the most that a step loses when it is killed without a warning."""
+    pass_memory_gb: float | None = Field(default=None, gt=0)
+    """Most memory in GiB that one pass of an attribution method may take on a process; None is a 16th of the machine's or the GPU's."""
 
     @model_validator(mode="after")
     def _check_memory(self) -> "Resources":

@@ -363,6 +363,7 @@ def execute(task: Task, inputs: dict[str, Path], out: Path, scratch: Path, earli
         scratch=scratch,
         earlier=earlier,
         checkpoint_every_s=task.resources.checkpoint_every_s,
+        pass_memory_gb=task.resources.pass_memory_gb,
         should_stop=task.stop,
         progress=ProgressFile(scratch.parent / PROGRESS, also=task.progress) if task.ranks.is_first else _silent,
         saved=task.saved,

@@ -41,6 +41,8 @@ class Context:
     """Seconds between two checkpoints: what a process that is killed without a word may lose."""
     batch_size: int = 512
     """Samples a forward pass where no result depends on it (attribution, evaluation), on this rank."""
+    pass_memory_gb: float | None = None
+    """Most memory in GiB that one pass of an attribution method may take on this rank; None leaves it to the method."""
     should_stop: Callable[[], bool] = lambda: False
     """True once a signal asked this process to stop."""
     progress: Progress = no_progress

@@ -61,7 +61,10 @@ def run(
     lowest_CHW, highest_CHW = train.input_range(device=context.device)
     order_N = generator(seed, "background").permutation(len(train))
     background = Background(
-        lowest_CHW=lowest_CHW, highest_CHW=highest_CHW, samples=cache(lambda num: train.batch(order_N[:num], device=context.device)[0])
+        lowest_CHW=lowest_CHW,
+        highest_CHW=highest_CHW,
+        samples=cache(lambda num: train.batch(order_N[:num], device=context.device)[0]),
+        memory_bytes=None if context.pass_memory_gb is None else int(context.pass_memory_gb * 2**30),
     )
     array = SharedArray(out / "attributions.npy", shape=(len(selected), *train.image_shape), dtype=np.float32, context=context)
 
@@ -115,4 +118,4 @@ def _write(out: Path, selected: ImageSet, *, columns: Columns) -> None:
     write_table(out / "attributed.parquet", written, ATTRIBUTED)
 
 
-STAGE = Stage(name="attribute", needs=("prepare", "model"), run=run, version=3)
+STAGE = Stage(name="attribute", needs=("prepare", "model"), run=run, version=4)

@@ -17,7 +17,7 @@ from pipeline.methods.lazy import torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Background:
-    """Random streams, the range of input values, and training samples. `Background()` knows nothing; few methods need more."""
+    """Random streams, range of input values, training samples, memory. `Background()` knows nothing; few methods need more."""
 
     streams: SampleStreams | None = None
     """One stream a sample of the batch."""
@@ -28,6 +28,8 @@ class Background:
     samples: Callable[[int], torch.Tensor] | None = None
     """The first N of the training samples in a random order that stays the same, (N, C, H, W), as the model gets them; fewer if
     there are no more. A function, so that none are read that no method asks for."""
+    memory_bytes: int | None = None
+    """Most memory that one pass of the model may take; None leaves it to `passes_of`. Results depend on it in rounding only."""
 
     def streams_for(self, x_BCHW: torch.Tensor, *, method: str) -> SampleStreams:
         """The streams.

@@ -28,7 +28,7 @@ from pipeline.methods.attribution import (
     Zero,
     attribute,
 )
-from pipeline.methods.attribution import path as path_module
+from pipeline.methods.attribution.passes import point_bytes
 from tests.methods.attribution.support import EXACT, IMAGE, batch_of, linear, smooth_net
 
 over_all_methods = pytest.mark.parametrize("method", ATTRIBUTIONS, ids=lambda m: m.__name__)
@@ -144,12 +144,13 @@ def test_integrated_gradients_of_a_square_are_exact_with_one_step():
     torch.testing.assert_close(phi, torch.full((1, 1), 0.5).double(), **EXACT)
 
 
-@pytest.mark.parametrize("values_per_pass", [1, 5 * 32 * 3, 2**20], ids=["a point a pass", "3 points a pass", "one pass"])
-def test_integrated_gradients_do_not_depend_on_the_size_of_a_pass(values_per_pass, model, batch, monkeypatch):
+@over_all_methods
+@pytest.mark.parametrize("points_per_pass", [1, 3, 12])
+def test_attributions_do_not_depend_on_the_size_of_a_pass(points_per_pass, method, model, batch):
     x, score, background = batch
-    expected = IntegratedGradients(num_steps=7)(model, x, score, background=background)
-    monkeypatch.setattr(path_module, "VALUES_PER_PASS", values_per_pass)
-    torch.testing.assert_close(IntegratedGradients(num_steps=7)(model, x, score, background=background), expected, **EXACT)
+    expected = method()(model, x, score, background=background)
+    bounded = replace(background, memory_bytes=points_per_pass * point_bytes(model, x))
+    torch.testing.assert_close(method()(model, x, score, background=bounded), expected, **EXACT)
 
 
 def test_a_pixel_that_equals_the_baseline_has_no_integrated_gradient(model, batch):

@@ -1,0 +1,95 @@
+"""A model is run over many points in passes that are fast, bounded in memory, and the same each time."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.methods.attribution import Score
+from pipeline.methods.attribution.passes import CPU_PASS_BYTES, FEWEST_POINTS, MOST_POINTS, Passes, passes_of, point_bytes
+from tests.methods.attribution.support import EXACT, IMAGE, batch_of, linear, smooth_net
+
+
+@pytest.mark.parametrize("num_points", [1, 3, 7, 100])
+@pytest.mark.parametrize(("samples", "points"), [(1, 10), (5, 4), (9, 1), (0, 4), (4, 0)])
+def test_each_point_of_each_sample_is_in_one_part_and_no_part_is_too_large(num_points, samples, points):
+    seen = np.zeros((samples, points), int)
+    for chosen, steps in Passes(lambda x: x, num_points, channels_last=False).parts(samples, points):
+        seen[chosen, steps] += 1
+        assert 1 <= seen[chosen, steps].size <= num_points
+    assert (seen == 1).all()
+
+
+def test_a_part_is_as_full_as_whole_samples_or_whole_points_let_it():
+    parts = list(Passes(lambda x: x, 68, channels_last=False).parts(1, 3072))
+    assert len(parts) == -(-3072 // 68)
+    assert len(list(Passes(lambda x: x, 68, channels_last=False).parts(512, 3))) == 3 * 8  # Seven times 68 samples and once 36, a point each.
+
+
+def test_scores_are_those_of_each_point_and_sample():
+    model, weight = linear(*IMAGE)
+    x, score, _ = batch_of(IMAGE, num=4)
+    points = torch.stack([x, 2 * x, -x])
+    found = Passes(model, 12, channels_last=True).scores(points, score)
+    bias = model[1].bias.detach()[score.target_B]
+    torch.testing.assert_close(found, (points * weight[score.target_B]).sum((2, 3, 4)) + bias, **EXACT)
+    torch.testing.assert_close(Passes(model, 3, channels_last=False).scores_of(x, score), found[0], **EXACT)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_convolutions_of_points_that_are_laid_out_work_in_channels_last(channels):
+    """With one channel torch's own `contiguous(memory_format=channels_last)` changes nothing and the next layers are slow."""
+    model = nn.Conv2d(channels, 8, 3)
+    points = torch.randn(2, channels, 6, 5)
+    passes = passes_of(model, points, memory_bytes=None)
+    laid_out = passes.laid_out(points)
+    assert torch.equal(laid_out, points)
+    assert model(laid_out).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_only_models_with_convolutions_of_images_get_another_memory_format():
+    assert passes_of(smooth_net(), torch.zeros(1, *IMAGE).double(), memory_bytes=None).channels_last
+    assert not passes_of(linear(*IMAGE)[0], torch.zeros(1, *IMAGE).double(), memory_bytes=None).channels_last
+    assert not passes_of(nn.Conv1d(2, 3, 3), torch.zeros(1, 2, 8), memory_bytes=None).channels_last
+
+
+def test_what_a_point_takes_is_its_own_values_and_those_of_each_layer():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    assert point_bytes(model, torch.zeros(7, *IMAGE)) == 4 * (32 + 16 + 16 + 16 + 3)
+
+
+def test_a_pass_keeps_within_the_memory_it_is_given_but_for_a_single_point():
+    x, model = torch.zeros(1, *IMAGE).double(), smooth_net()
+    one = point_bytes(model, x)
+    assert [passes_of(model, x, memory_bytes=bound).num_points for bound in (one - 1, one, 10 * one - 1, 10 * one)] == [1, 1, 9, 10]
+
+
+def test_without_a_bound_the_activations_of_a_pass_fit_a_processors_cache():
+    layer = nn.Conv2d(3, 32, 3, padding=1)
+    x = torch.zeros(1, 3, 32, 32)
+    assert passes_of(layer, x, memory_bytes=2**40).num_points == CPU_PASS_BYTES // (4 * 1024 * 35)
+    assert passes_of(layer, torch.zeros(1, 3, 320, 320), memory_bytes=2**40).num_points == FEWEST_POINTS
+    assert passes_of(nn.Linear(2, 2), torch.zeros(1, 2), memory_bytes=2**40).num_points == MOST_POINTS
+
+
+def test_a_function_is_not_asked_before_its_points_come():
+    def never(x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("asked")
+
+    assert passes_of(never, torch.zeros(1, *IMAGE), memory_bytes=None).num_points > 1
+
+
+def test_the_count_leaves_no_hook_behind_even_after_an_error():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(5, 3))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        passes_of(model, torch.zeros(1, *IMAGE), memory_bytes=None)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_gradients_of_points_are_those_of_autograd():
+    model = smooth_net()
+    x, score, _ = batch_of(IMAGE, num=3)
+    points = torch.stack([x, x / 2]).requires_grad_()
+    scores = torch.stack([Score(score.target_B)(model(part)) for part in points])
+    (expected,) = torch.autograd.grad(scores.sum(), points)
+    torch.testing.assert_close(passes_of(model, x, memory_bytes=None).gradients(points, score), expected, **EXACT)
