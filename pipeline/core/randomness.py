@@ -43,8 +43,7 @@ class SampleStreams:
 
     def uniform(self, size: int, *, draw: int = 0) -> NDArray[np.float64]:
         """(B, size) numbers in [0, 1); another `draw` gives other numbers."""
-        key = stream_key(self.seed, self.purpose, *self.counters, draw)
-        low, high = np.uint64(key & 0xFFFFFFFFFFFFFFFF), np.uint64(key >> 64)
+        low, high = map(np.uint64, self.words(draw))
         ids_B1 = _mix(np.asarray(self.sample_ids_B, dtype=np.int64).astype(np.uint64)[:, None] ^ low)
         draws_1N = _mix(np.arange(1, size + 1, dtype=np.uint64)[None, :] * np.uint64(0x9E3779B97F4A7C15) ^ high)
         bits_BN = _mix(ids_B1 ^ draws_1N)
@@ -54,6 +53,15 @@ class SampleStreams:
         """(B, size) standard normal numbers, from pairs of uniform ones (Box and Muller 1958)."""
         first, second = np.split(self.uniform(2 * size, draw=draw), 2, axis=1)
         return np.sqrt(-2.0 * np.log1p(-first)) * np.cos(2.0 * np.pi * second)
+
+    def words(self, draw: int) -> tuple[int, int]:
+        """The two halves, 64 bits each, of the name of one draw."""
+        key = stream_key(self.seed, self.purpose, *self.counters, draw)
+        return key & 0xFFFFFFFFFFFFFFFF, key >> 64
+
+    def named(self, part: str) -> "SampleStreams":
+        """Other streams of the same samples, such as those of `baseline` beside those of `noise`."""
+        return replace(self, purpose=f"{self.purpose}.{part}")
 
     def at(self, positions: NDArray[np.int64] | slice) -> "SampleStreams":
         """The streams of some of the batch's samples."""

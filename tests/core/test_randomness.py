@@ -98,3 +98,8 @@ def test_different_streams_are_unrelated(other):
 def test_nothing_is_drawn_for_no_sample_or_of_no_size():
     assert streams([]).uniform(3).shape == (0, 3)
     assert streams([1, 2]).normal(0).shape == (2, 0)
+
+
+def test_streams_of_another_part_are_others_of_the_same_samples():
+    assert np.array_equal(streams().named("places").sample_ids_B, streams().sample_ids_B)
+    assert correlation(streams().named("places").uniform(50), streams().uniform(50)) < 5 / np.sqrt(50 * len(IDS))

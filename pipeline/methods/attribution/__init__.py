@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pipeline.core.settings import members
 from pipeline.methods.attribution.background import Background
-from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Zero
+from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Blur, Expected, Given, Mean, Uniform, Zero
 from pipeline.methods.attribution.control import RandomControl
 from pipeline.methods.attribution.engine import Attributions, Attributor, as_found, attribute
 from pipeline.methods.attribution.gradients import Gradient, InputXGradient, Saliency
@@ -33,12 +33,16 @@ __all__ = [
     "Background",
     "Baseline",
     "Black",
+    "Blur",
     "Contrast",
+    "Expected",
+    "Given",
     "GivenClass",
     "Gradient",
     "InputXGradient",
     "IntegratedGradients",
     "Loss",
+    "Mean",
     "Predicted",
     "RandomControl",
     "Ranked",
@@ -47,6 +51,7 @@ __all__ = [
     "Target",
     "TargetRule",
     "TrueLabel",
+    "Uniform",
     "Zero",
     "as_found",
     "attribute",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.methods.lazy import torch
+from pipeline.methods.sample_streams import normal_on, uniform_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +82,9 @@ def one_like(x_BCHW: torch.Tensor, value_CHW: torch.Tensor) -> torch.Tensor:
 
 def drawn_normal(streams: SampleStreams, x_BCHW: torch.Tensor, *, draw: int = 0) -> torch.Tensor:
     """(B, C, H, W) standard normal numbers, each sample's from its own stream; another `draw` gives other numbers."""
-    return torch.from_numpy(streams.normal(x_BCHW.shape[1:].numel(), draw=draw)).reshape(x_BCHW.shape).to(x_BCHW)
+    return normal_on(x_BCHW.device, streams, x_BCHW.shape[1:].numel(), draw=draw).reshape(x_BCHW.shape).to(x_BCHW)
 
 
 def drawn_uniform(streams: SampleStreams, x_BCHW: torch.Tensor, *, draw: int = 0) -> torch.Tensor:
-    """(B, C, H, W) numbers in [0, 1), each sample's from its own stream; another `draw` gives other numbers."""
-    return torch.from_numpy(streams.uniform(x_BCHW.shape[1:].numel(), draw=draw)).reshape(x_BCHW.shape).to(x_BCHW)
+    """(B, C, H, W) numbers in [0, 1), rounded to the dtype of x; otherwise like `drawn_normal`."""
+    return uniform_on(x_BCHW.device, streams, x_BCHW.shape[1:].numel(), draw=draw).reshape(x_BCHW.shape).to(x_BCHW)
