@@ -26,7 +26,7 @@ OUT_OF_MEMORY = re.compile(r"^(MemoryError|_?ArrayMemoryError)\b|can't allocate 
 OUT_OF_GPU_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|^(torch\.)?OutOfMemoryError\b")
 NO_PROGRESS = "NoProgressError"
 """What a step ends with that was stopped again and again and never got further."""
-DETERMINISTIC = ("NonFiniteLossError",)
+DETERMINISTIC = ("NonFiniteLossError", "NonFiniteAttributionError", "IncompleteAttributionError")
 """Errors that the same settings meet again."""
 MEMORY_FACTOR, DEFAULT_CAP_FACTOR = 1.5, 4.0
 

@@ -15,7 +15,7 @@ from pipeline.core.context import Context
 from pipeline.core.randomness import SampleStreams, generator
 from pipeline.core.step import Stage
 from pipeline.core.tables import ATTRIBUTED, write_table
-from pipeline.methods.attribution import Attribution, Attributions, Background, Target, attribute
+from pipeline.methods.attribution import Attribution, Attributions, Background, FromBaseline, IntegratedGradients, Target, attribute
 from pipeline.methods.augmentation import Selection
 from pipeline.methods.inference import full_float32, judged
 from pipeline.methods.lazy import torch
@@ -26,6 +26,10 @@ from pipeline.stages.sharing import Columns, SharedArray, gather_columns
 
 class NonFiniteAttributionError(ArithmeticError):
     """A sample's loss or attribution is infinite or not a number; the model, not the machine, has to change."""
+
+
+class IncompleteAttributionError(ArithmeticError):
+    """A sample's attributions miss the sum that their method promises by more than the experiment allows."""
 
 
 def run(
@@ -43,6 +47,7 @@ def run(
 
     Raises:
         NonFiniteAttributionError: a loss or an attribution is not finite; names the first sample.
+        IncompleteAttributionError: the gap to the promised sum is greater than `attribution.max_relative_gap`; names the worst sample.
     """
     model, prepared = read_model(inputs["model"], device=context.device), Prepared(inputs["prepare"])
     train = prepared.images("train")
@@ -80,14 +85,16 @@ def run(
     explained_A = gather_columns(len(selected), context, name="explain", work=explain, array=array)
     array.close()
     _refuse_non_finite(explained_A, selected)
+    _refuse_incomplete(explained_A, selected, attribution)
     if context.ranks.is_first:
         _write(out, selected, columns=explained_A | {name: column_N[chosen_A] for name, column_N in judged_N.items()})
-    context.metrics["num_attributed"] = len(selected)
+    context.metrics.update(_metrics(explained_A, num_attributed=len(selected)))
 
 
 def _columns(found: Attributions) -> Columns:
-    """Without a completeness gap where the method promises no sum."""
-    columns = {"sum": found.sum_B, "min": found.min_B, "max": found.max_B, "completeness_gap": found.completeness_gap_B}
+    """Without gaps where the method promises no sum."""
+    columns = {"sum": found.sum_B, "min": found.min_B, "max": found.max_B}
+    columns |= {"completeness_gap": found.completeness_gap_B, "relative_gap": found.relative_gap_B}
     return {name: value_B.cpu().numpy() for name, value_B in columns.items() if value_B is not None}
 
 
@@ -100,6 +107,31 @@ def _refuse_non_finite(columns: Columns, samples: ImageSet) -> None:
                 f"{name} of {np.sum(~finite)} of {len(column)} training samples is not finite, the first sample_id "
                 f"{samples.sample_ids_N[first]} ({column[first]}); its training diverged: set learning_rate lower"
             )
+
+
+def _refuse_incomplete(columns: Columns, samples: ImageSet, attribution: Attribution) -> None:
+    limit = attribution.max_relative_gap if isinstance(attribution, FromBaseline) else None
+    if limit is None or not len(samples) or not (above := columns["relative_gap"] > limit).any():
+        return
+    worst = np.argmax(columns["relative_gap"])
+    found = {name: float(columns[name][worst]) for name in ("sum", "completeness_gap", "relative_gap")}
+    remedy = "set attribution.num_steps higher" if isinstance(attribution, IntegratedGradients) else "take another method or baseline"
+    raise IncompleteAttributionError(
+        f"attributions of {np.sum(above)} of {len(samples)} samples miss f(x) - f(baseline) by more than {limit:g} of it, the worst "
+        f"of them sample_id {samples.sample_ids_N[worst]}, whose sum is {found['sum']:.4g} logits, {found['completeness_gap']:.4g} off "
+        f"(relative {found['relative_gap']:.3g}); {remedy}, or attribution.max_relative_gap"
+    )
+
+
+def _metrics(columns: Columns, *, num_attributed: int) -> dict[str, float]:
+    """Numbers of the record; an attribution of zeros ranks nothing, so that whoever picks by rank has to know of it."""
+    metrics: dict[str, float] = {"num_attributed": num_attributed, "num_zero_attributions": 0}
+    if not num_attributed:
+        return metrics
+    metrics["num_zero_attributions"] = int(np.sum((columns["min"] == 0) & (columns["max"] == 0)))
+    if (gap_A := columns.get("relative_gap")) is not None:
+        metrics |= {"mean_relative_gap": float(gap_A.mean()), "max_relative_gap": float(gap_A.max())}
+    return metrics
 
 
 def _write(out: Path, selected: ImageSet, *, columns: Columns) -> None:

@@ -16,7 +16,7 @@ from pipeline.core.context import Context
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import Store
 from pipeline.core.tables import ATTRIBUTED, AUGMENTED, INDEX, PREDICTIONS, read_table
-from pipeline.methods.attribution import Gradient, IntegratedGradients, TrueLabel
+from pipeline.methods.attribution import ConstantControl, Gradient, IntegratedGradients, TrueLabel
 from pipeline.methods.augmentation import Worst
 from pipeline.stages import STAGES, attribute
 from pipeline.stages.artifacts import Prepared, read_array
@@ -52,6 +52,13 @@ sweep:
         data: {{num_train: 20}}, pretraining: {{epochs: 200}}}}
 table: {{control: none}}
 """
+
+
+class Nothing(ConstantControl):
+    """Attributes nothing to anything."""
+
+    def __call__(self, model, x_BCHW, score, *, background):
+        return torch.zeros_like(x_BCHW)
 
 
 class Finished:
@@ -107,7 +114,7 @@ def run_all(folder: Path, text: str) -> Finished:
 FILES = {
     ("prepare", 2): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
     ("pretrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
-    ("attribute", 3): ["attributed.parquet", "attributions.npy", "record.json"],
+    ("attribute", 4): ["attributed.parquet", "attributions.npy", "record.json"],
     ("augment", 2): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
     ("retrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
     ("evaluate", 2): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
@@ -308,6 +315,39 @@ def test_a_gap_is_missing_just_where_the_method_promises_no_sum(finished, tmp_pa
     inputs["model"] = inputs.pop("pretrain")
     attribute.run(0, 1, IntegratedGradients(num_steps=2), TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=Context())
     assert read_table(tmp_path / "attributed.parquet", ATTRIBUTED)["completeness_gap"].null_count == 0
+
+
+@pytest.mark.parametrize("method", [Gradient(), IntegratedGradients(num_steps=2), ConstantControl(), Nothing()], ids=lambda m: m.method)
+def test_the_record_says_how_far_sums_are_from_complete_and_how_many_maps_are_zero(finished, tmp_path, method):
+    inputs = {"prepare": finished.folder("append", "prepare"), "model": finished.folder("append", "pretrain")}
+    context = Context()
+    attribute.run(0, 1, method, TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=context)
+    assert context.metrics["num_attributed"] == NUM_WORST
+    assert context.metrics["num_zero_attributions"] == (NUM_WORST if isinstance(method, Nothing) else 0)
+    assert ("max_relative_gap" in context.metrics) == (method.sums_from is not None)
+    if method.sums_from is not None:
+        table = read_table(tmp_path / "attributed.parquet", ATTRIBUTED)
+        gap, total = (table[name].to_numpy().astype(np.float64) for name in ("completeness_gap", "sum"))
+        relative = np.abs(gap) / np.maximum(np.abs(total - gap), 1e-3)
+        # The table's columns and the differences that were divided by are float32.
+        assert context.metrics["max_relative_gap"] == pytest.approx(relative.max(), rel=1e-3)
+        assert context.metrics["mean_relative_gap"] == pytest.approx(relative.mean(), rel=1e-3)
+
+
+def test_sums_that_are_further_off_than_allowed_are_an_error_that_names_the_worst_sample(finished, tmp_path):
+    inputs = {"prepare": finished.folder("append", "prepare"), "model": finished.folder("append", "pretrain")}
+    context, free = Context(), IntegratedGradients(num_steps=2)
+    attribute.run(0, 1, free, TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=context)
+    largest = context.metrics["max_relative_gap"]
+    allowed = free.model_copy(update={"max_relative_gap": largest * 1.001})
+    attribute.run(0, 1, allowed, TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=Context())
+    refused = free.model_copy(update={"max_relative_gap": largest * 0.999})
+    table = read_table(tmp_path / "attributed.parquet", ATTRIBUTED)
+    gap, total = (table[name].to_numpy().astype(np.float64) for name in ("completeness_gap", "sum"))
+    worst = table["sample_id"][int(np.argmax(np.abs(gap) / np.maximum(np.abs(total - gap), 1e-3)))]
+    words = rf"attributions of 1 of {NUM_WORST} samples miss .* the worst of them sample_id {worst}, .*; set attribution\.num_steps higher"
+    with pytest.raises(attribute.IncompleteAttributionError, match=words):
+        attribute.run(0, 1, refused, TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=Context())
 
 
 @pytest.mark.parametrize("what", ["loss", "sum"])

@@ -9,15 +9,15 @@ from pydantic import Field
 
 from pipeline.core.settings import members
 from pipeline.methods.attribution.background import Background
-from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Blur, Expected, Given, Mean, Uniform, Zero
-from pipeline.methods.attribution.control import RandomControl
+from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Blur, Expected, FromBaseline, Given, Mean, Uniform, Zero
+from pipeline.methods.attribution.control import ConstantControl, EdgeDetector, InputMagnitude, RandomControl
 from pipeline.methods.attribution.engine import Attributions, Attributor, as_found, attribute
 from pipeline.methods.attribution.gradients import Gradient, InputXGradient, Saliency
 from pipeline.methods.attribution.path import IntegratedGradients
 from pipeline.methods.attribution.target import TARGETS, Contrast, GivenClass, Loss, Predicted, Ranked, Score, Target, TargetRule, TrueLabel
 
 Attribution = Annotated[
-    Gradient | Saliency | InputXGradient | IntegratedGradients | RandomControl,
+    Gradient | Saliency | InputXGradient | IntegratedGradients | RandomControl | EdgeDetector | InputMagnitude | ConstantControl,
     Field(discriminator="method"),
 ]
 
@@ -34,11 +34,15 @@ __all__ = [
     "Baseline",
     "Black",
     "Blur",
+    "ConstantControl",
     "Contrast",
+    "EdgeDetector",
     "Expected",
+    "FromBaseline",
     "Given",
     "GivenClass",
     "Gradient",
+    "InputMagnitude",
     "InputXGradient",
     "IntegratedGradients",
     "Loss",

@@ -158,3 +158,18 @@ class Given(Settings):
 
 Baseline = Annotated[Black | Zero | Mean | Blur | Uniform | Given | Expected, Field(discriminator="baseline")]
 BASELINES = tuple(members(Baseline).values())
+
+
+class FromBaseline(Settings):
+    """Fields of methods whose attributions sum to f(x) - f(baseline); not a method itself."""
+
+    baseline: Baseline = Field(default_factory=Black)
+    """What the input is compared with."""
+    max_relative_gap: float | None = Field(default=None, gt=0)
+    """How far a sample's sum may be from f(x) - f(baseline), as a share of that, before it is an error; None only records it.
+    A difference below 0.001 logits counts as one of 0.001."""
+
+    @property
+    def sums_from(self) -> BaselineRule:
+        """See `Attributor`."""
+        return self.baseline

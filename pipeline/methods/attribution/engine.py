@@ -16,6 +16,9 @@ from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.inference import full_float32
 from pipeline.methods.lazy import torch
 
+LEAST_DIFFERENCE = 1e-3
+"""Logits: a share of a smaller difference would say nothing of the attribution."""
+
 
 class Attributor(Protocol):
     """What an attribution method is: settings that can be called."""
@@ -53,6 +56,8 @@ class Attributions:
     max_B: torch.Tensor
     completeness_gap_B: torch.Tensor | None
     """sum - (f(x) - f(baseline)), in logits; None where the method promises no sum."""
+    relative_gap_B: torch.Tensor | None
+    """Its size as a share of |f(x) - f(baseline)|, of which less than `LEAST_DIFFERENCE` counts as that."""
 
 
 def bare(model: torch.nn.Module) -> torch.nn.Module:
@@ -121,12 +126,14 @@ def attribute(
         difference_B = _difference(module, x_BCHW, score, baselines=method.sums_from(x_BCHW, background)) if method.sums_from else None
     phi_BF = phi_BCHW.flatten(1)
     sum_B = phi_BF.sum(1)
+    gap_B = None if difference_B is None else sum_B - difference_B
     return Attributions(
         phi_BCHW=phi_BCHW,
         sum_B=sum_B,
         min_B=phi_BF.amin(1),
         max_B=phi_BF.amax(1),
-        completeness_gap_B=None if difference_B is None else sum_B - difference_B,
+        completeness_gap_B=gap_B,
+        relative_gap_B=None if gap_B is None or difference_B is None else gap_B.abs() / difference_B.abs().clamp(min=LEAST_DIFFERENCE),
     )
 
 

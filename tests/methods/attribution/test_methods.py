@@ -112,15 +112,55 @@ def test_one_gradient_methods_equal_captum(method, reference, model, batch):
     torch.testing.assert_close(method(model, x, score, background=background), expected, **EXACT)
 
 
-def test_integrated_gradients_equal_captum(model, batch):
+@pytest.mark.parametrize(("rule", "reference"), [("midpoint", "riemann_middle"), ("gauss_legendre", "gausslegendre")])
+def test_integrated_gradients_equal_captum(rule, reference, model, batch):
     x, score, background = batch
     baseline = torch.linspace(-1, 1, 2, dtype=torch.float64).reshape(2, 1, 1)
     expected = captum.attr.IntegratedGradients(model).attribute(
-        x, baselines=baseline.expand(1, *IMAGE), target=score.target_B, n_steps=64, method="riemann_middle"
+        x, baselines=baseline.expand(1, *IMAGE), target=score.target_B, n_steps=64, method=reference
     )
     # Captum takes its path points in float32.
-    phi = IntegratedGradients(num_steps=64)(model, x, score, background=replace(background, lowest_CHW=baseline))
+    phi = IntegratedGradients(num_steps=64, rule=rule)(model, x, score, background=replace(background, lowest_CHW=baseline))
     torch.testing.assert_close(phi, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", path_module.RULES)
+@pytest.mark.parametrize("num_points", [1, 2, 50, 300])
+def test_weights_of_a_path_sum_to_one_and_places_lie_symmetric_in_it(rule, num_points):
+    places, weights = path_module.RULES[rule](num_points)
+    assert weights.sum() == pytest.approx(1, abs=1e-12)
+    assert (weights > 0).all()
+    np.testing.assert_allclose(places + places[::-1], 1, rtol=0, atol=1e-12)
+    assert 0 < places[0] <= places[-1] < 1
+
+
+class Power(nn.Module):
+    """x to the n-th, whose gradient along a path from 0 is a polynomial of degree n - 1."""
+
+    def __init__(self, degree: int) -> None:
+        super().__init__()
+        self.degree = degree
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x**self.degree
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 5])
+def test_gauss_legendre_is_exact_for_gradients_of_degree_2n_minus_1_and_for_none_higher(num_steps):
+    method = IntegratedGradients(num_steps=num_steps, rule="gauss_legendre", baseline=Zero())
+    x, score = torch.full((1, 1), 1.5).double(), Score(torch.tensor([0]))
+    exact, not_exact = (method(Power(n), x, score, background=Background()) - x**n for n in (2 * num_steps, 2 * num_steps + 1))
+    assert exact.abs().max() < 1e-12
+    assert not_exact.abs().max() > 1e-6
+
+
+def test_gauss_legendre_needs_fewer_points_of_a_smooth_model_than_the_midpoint_rule(model, batch):
+    x, score, background = batch
+    gaps = [
+        attribute(IntegratedGradients(num_steps=16, rule=rule), model, x, score, background=background).completeness_gap_B
+        for rule in ("midpoint", "gauss_legendre")
+    ]
+    assert gaps[1].abs().max() < 1e-3 * gaps[0].abs().max()
 
 
 def test_integrated_gradients_sum_to_the_difference_of_the_logits(model, batch):
@@ -191,7 +231,7 @@ def test_the_random_control_says_which_streams_it_wants(num_streams, model, batc
 
 
 def test_an_unknown_method_is_refused_with_the_names_of_all():
-    with pytest.raises(SettingsError, match=r"unknown '?method'? 'gradiant' \(nearest: gradient; valid: gradient, input_x_gradient, "):
+    with pytest.raises(SettingsError, match=r"unknown '?method'? 'gradiant' \(nearest: gradient; valid: .*gradient, .*, saliency"):
         parse(Attribution, {"method": "gradiant"}, where="attribution")
 
 
