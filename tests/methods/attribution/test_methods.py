@@ -29,6 +29,7 @@ from pipeline.methods.attribution import (
     attribute,
 )
 from pipeline.methods.attribution.passes import point_bytes
+from pipeline.methods.attribution.path import RULES
 from tests.methods.attribution.support import EXACT, IMAGE, batch_of, linear, smooth_net
 
 over_all_methods = pytest.mark.parametrize("method", ATTRIBUTIONS, ids=lambda m: m.__name__)
@@ -124,10 +125,10 @@ def test_integrated_gradients_equal_captum(rule, reference, model, batch):
     torch.testing.assert_close(phi, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", path_module.RULES)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("num_points", [1, 2, 50, 300])
 def test_weights_of_a_path_sum_to_one_and_places_lie_symmetric_in_it(rule, num_points):
-    places, weights = path_module.RULES[rule](num_points)
+    places, weights = RULES[rule](num_points)
     assert weights.sum() == pytest.approx(1, abs=1e-12)
     assert (weights > 0).all()
     np.testing.assert_allclose(places + places[::-1], 1, rtol=0, atol=1e-12)
