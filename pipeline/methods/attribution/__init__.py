@@ -13,6 +13,7 @@ from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Bl
 from pipeline.methods.attribution.control import ConstantControl, EdgeDetector, InputMagnitude, RandomControl
 from pipeline.methods.attribution.engine import Attributions, Attributor, as_found, attribute
 from pipeline.methods.attribution.gradients import Gradient, InputXGradient, Saliency
+from pipeline.methods.attribution.noise import GradientShap, SmoothGrad, SquareGrad, VarGrad
 from pipeline.methods.attribution.path import IntegratedGradients
 from pipeline.methods.attribution.target import TARGETS, Contrast, GivenClass, Loss, Predicted, Ranked, Score, Target, TargetRule, TrueLabel
 
@@ -42,6 +43,7 @@ __all__ = [
     "Given",
     "GivenClass",
     "Gradient",
+    "GradientShap",
     "InputMagnitude",
     "InputXGradient",
     "IntegratedGradients",
@@ -52,10 +54,13 @@ __all__ = [
     "Ranked",
     "Saliency",
     "Score",
+    "SmoothGrad",
+    "SquareGrad",
     "Target",
     "TargetRule",
     "TrueLabel",
     "Uniform",
+    "VarGrad",
     "Zero",
     "as_found",
     "attribute",

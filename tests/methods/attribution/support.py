@@ -14,9 +14,9 @@ EXACT = {"rtol": 0, "atol": 1e-12}
 
 
 def background_of(x: torch.Tensor) -> Background:
-    """Streams with ids that are neither sorted nor dense, a range, and eight training samples."""
+    """Streams with ids that are neither sorted nor dense, a range, and 16 training samples."""
     ids = np.array([7, 3, 100, 0, 8, 15, 4, 2])[: len(x)]
-    samples = torch.randn(8, *x.shape[1:], generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+    samples = torch.randn(16, *x.shape[1:], generator=torch.Generator().manual_seed(3), dtype=x.dtype)
     return Background(
         streams=SampleStreams(sample_ids_B=ids, seed=0, purpose="attribution"),
         lowest_CHW=torch.tensor(-2.0),

@@ -82,8 +82,8 @@ def test_mean_and_expected_are_made_of_the_first_training_samples():
     samples = background.samples(4)
     assert torch.equal(Expected(num_samples=4)(x, background), samples[:, None])
     torch.testing.assert_close(Mean(num_samples=4)(x, background)[0, 0], samples.mean(0), **EXACT)
-    with pytest.raises(ValueError, match=r"baseline mean needs 9 training samples of shape \(2, 4, 4\), got 8"):
-        Mean(num_samples=9)(x, background)
+    with pytest.raises(ValueError, match=r"baseline mean needs 17 training samples of shape \(2, 4, 4\), got 16"):
+        Mean(num_samples=17)(x, background)
 
 
 @pytest.mark.parametrize("sigma_px", [0.3, 1.0, 5.0])
