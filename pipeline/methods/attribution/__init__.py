@@ -10,6 +10,7 @@ from pydantic import Field
 from pipeline.core.settings import members
 from pipeline.methods.attribution.background import Background
 from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Blur, Expected, FromBaseline, Given, Mean, Uniform, Zero
+from pipeline.methods.attribution.cam import EigenCam, GradCam, GradCamPlusPlus, HiResCam, LayerCam, XGradCam
 from pipeline.methods.attribution.control import ConstantControl, EdgeDetector, InputMagnitude, RandomControl
 from pipeline.methods.attribution.engine import Attributions, Attributor, as_found, attribute
 from pipeline.methods.attribution.gradients import Gradient, InputXGradient, Saliency
@@ -18,7 +19,24 @@ from pipeline.methods.attribution.path import IntegratedGradients
 from pipeline.methods.attribution.target import TARGETS, Contrast, GivenClass, Loss, Predicted, Ranked, Score, Target, TargetRule, TrueLabel
 
 Attribution = Annotated[
-    Gradient | Saliency | InputXGradient | IntegratedGradients | RandomControl | EdgeDetector | InputMagnitude | ConstantControl,
+    Gradient
+    | Saliency
+    | InputXGradient
+    | IntegratedGradients
+    | SmoothGrad
+    | SquareGrad
+    | VarGrad
+    | GradientShap
+    | GradCam
+    | GradCamPlusPlus
+    | HiResCam
+    | LayerCam
+    | XGradCam
+    | EigenCam
+    | RandomControl
+    | ConstantControl
+    | InputMagnitude
+    | EdgeDetector,
     Field(discriminator="method"),
 ]
 
@@ -38,15 +56,20 @@ __all__ = [
     "ConstantControl",
     "Contrast",
     "EdgeDetector",
+    "EigenCam",
     "Expected",
     "FromBaseline",
     "Given",
     "GivenClass",
+    "GradCam",
+    "GradCamPlusPlus",
     "Gradient",
     "GradientShap",
+    "HiResCam",
     "InputMagnitude",
     "InputXGradient",
     "IntegratedGradients",
+    "LayerCam",
     "Loss",
     "Mean",
     "Predicted",
@@ -61,6 +84,7 @@ __all__ = [
     "TrueLabel",
     "Uniform",
     "VarGrad",
+    "XGradCam",
     "Zero",
     "as_found",
     "attribute",

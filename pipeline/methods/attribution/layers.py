@@ -1,0 +1,203 @@
+"""Layers inside a model whose output still has positions: which there are, and what flows through one of them.
+
+B = batch, C = channels, H, W = pixels, D = feature maps, P = positions of a layer, h, w = its rows and columns, N = tokens.
+Inputs (B, C, T) work the same way, with one axis of positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.settings import nearest
+from pipeline.methods.attribution.target import Forward, Score
+from pipeline.methods.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One call of a layer whose output has positions: feature maps (B, D, h, w), or tokens (B, N, D) on the grid of patches."""
+
+    layer: str
+    """Name of the module within the model, '' for the model itself."""
+    call: int
+    """Which of its calls in one forward pass, from 0: a ReLU may be used in many places."""
+    grid: tuple[int, ...]
+    """Positions along each axis."""
+    num_class_tokens: int | None = None
+    """Tokens ahead of those of the patches, 0 or 1; None where the output is feature maps."""
+
+    def maps(self, output: torch.Tensor) -> torch.Tensor:
+        """(B, D, P) the layer's output, without a class token."""
+        if self.num_class_tokens is None:
+            return output.flatten(2)
+        return output[:, self.num_class_tokens :].transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """What one forward and one backward pass showed of a layer."""
+
+    place: Place
+    activation_BDP: torch.Tensor
+    gradient_BDP: torch.Tensor
+    """Derivative of each sample's score by its activations."""
+
+
+def module_of(model: Forward, *, method: str) -> nn.Module:
+    """The model as a module.
+
+    Raises:
+        ValueError: it is a mere function.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"{method} looks at layers inside the model and wants a torch module, got a {type(model).__name__}")
+    return model
+
+
+@contextmanager
+def removed_after(handles: list[RemovableHandle]) -> Iterator[None]:
+    """Hooks and attention's fused path, which runs without the modules inside it, as they were found; errors or not."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(slots=True)
+class _Scan:
+    """What the layers of one forward pass put out."""
+
+    num_axes: int
+    """Of the model's input."""
+    places: list[Place] = field(default_factory=list)
+    """In the order in which the calls ended."""
+    outputs: list[torch.Tensor] = field(default_factory=list)
+    """Of each place; kept, so that no other tensor takes its identity."""
+    calls: dict[str, int] = field(default_factory=dict)
+    grid: tuple[int, ...] | None = None
+    """Of the patches: the positions of the last convolution before the first attention."""
+    attended: torch.Tensor | None = None
+    """What the last attention got."""
+
+    def before(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Hook ahead of an attention."""
+        self.attended = inputs[0] if inputs else named["query"]
+
+    def after(self, layer: str, module: nn.Module, output: Any) -> None:
+        """Hook behind any module."""
+        call = self.calls[layer] = self.calls.get(layer, -1) + 1
+        if not isinstance(output, torch.Tensor):
+            return
+        if isinstance(module, torch.nn.modules.conv._ConvNd) and self.attended is None:
+            self.grid = tuple(output.shape[2:])
+        # These two put channels last, whatever the number of axes.
+        if output.ndim == self.num_axes and type(module) not in (torch.nn.Linear, torch.nn.LayerNorm):
+            self._add(Place(layer=layer, call=call, grid=tuple(output.shape[2:])), output)
+        elif output.ndim == 3 and self.num_axes == 4 and self.grid and output.shape[1] - prod(self.grid) in (0, 1):
+            self._add(Place(layer=layer, call=call, grid=self.grid, num_class_tokens=output.shape[1] - prod(self.grid)), output)
+
+    def _add(self, place: Place, output: torch.Tensor) -> None:
+        if prod(place.grid) > 1:
+            self.places.append(place)
+            self.outputs.append(output)
+
+    def chosen(self) -> Place | None:
+        """What goes into the last attention, in a model that has one; else the last place."""
+        # Behind the last attention the class token alone reaches the logits: patches have no gradient there.
+        if self.attended is not None:
+            return next((place for place, output in zip(self.places, self.outputs, strict=True) if output is self.attended), None)
+        return self.places[-1] if self.places else None
+
+
+def find_place(model: nn.Module, x_BCHW: torch.Tensor, *, layer: str | None, method: str) -> Place:
+    """The last call of a layer whose output has positions, found by one forward pass of one sample.
+
+    Args:
+        model: (B, C, H, W) -> logits (B, K); in eval mode.
+        x_BCHW: inputs as the model gets them.
+        layer: name of a module; None takes the last one that ends with positions, in a vision transformer the input norm of the
+            last block (the output of the last layer has no gradient there but at the class token).
+        method: for messages.
+
+    Raises:
+        ValueError: there is no such layer, or its output has no positions; lists those there are.
+    """
+    scan = _Scan(num_axes=x_BCHW.ndim)
+    handles = []
+    with removed_after(handles), torch.no_grad():
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_hook(lambda part, _, output, name=name: scan.after(name, part, output)))
+            if isinstance(module, torch.nn.MultiheadAttention):
+                handles.append(module.register_forward_pre_hook(scan.before, with_kwargs=True))
+        model(x_BCHW[:1])
+    if x_BCHW.ndim != 4 and scan.attended is not None:
+        raise ValueError(f"{method} reads tokens of images (B, C, H, W), got a model with attention on {tuple(x_BCHW.shape)}")
+    last = {place.layer: place for place in scan.places if place.layer}
+    found = scan.chosen() if layer is None else last.get(layer)
+    if found is None:
+        wanted = "layer that keeps positions was found in the model" if layer is None else f"layer {layer!r} keeps positions in the model"
+        raise ValueError(f"{method}: no {wanted}; set attribution.layer{nearest(layer or '', last)}")
+    return found
+
+
+def flow(model: Forward, x_BCHW: torch.Tensor, score: Score, *, layer: str | None, method: str) -> Flow:
+    """Activations of a layer and the score's gradients by them, by one forward pass and a backward pass down to that layer.
+
+    No parameter gets a gradient, and nothing below the layer is kept for one.
+
+    Args:
+        model: (B, C, H, W) -> logits (B, K); in eval mode.
+        x_BCHW: inputs as the model gets them.
+        score: what is explained of each sample.
+        layer: see `find_place`.
+        method: for messages.
+
+    Raises:
+        ValueError: the model is no module, has no such layer, or its logits do not depend on it.
+    """
+    module = module_of(model, method=method)
+    place = find_place(module, x_BCHW, layer=layer, method=method)
+    with torch.enable_grad():
+        output, score_B = _held(module, place, x_BCHW, score)
+        gradient = torch.autograd.grad(score_B.sum(), output, allow_unused=True)[0] if score_B.requires_grad else None
+    if gradient is None:
+        raise ValueError(f"{method}: the logits do not depend on layer {place.layer!r}; name another one")
+    return Flow(place=place, activation_BDP=place.maps(output.detach()), gradient_BDP=place.maps(gradient))
+
+
+def activation(model: Forward, x_BCHW: torch.Tensor, *, layer: str | None, method: str) -> tuple[Place, torch.Tensor]:
+    """(B, D, P) activations of a layer and its place, by one forward pass. See `flow`."""
+    module = module_of(model, method=method)
+    place = find_place(module, x_BCHW, layer=layer, method=method)
+    with torch.no_grad():
+        output, _ = _held(module, place, x_BCHW, None)
+    return place, place.maps(output)
+
+
+def _held(model: nn.Module, place: Place, x_BCHW: torch.Tensor, score: Score | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output of a place, from which a graph begins, and the score that comes of it; without a score, the logits."""
+    calls, kept = count(), []
+
+    def hold(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
+        if next(calls) != place.call:
+            return None
+        kept.append(output.detach().requires_grad_(torch.is_grad_enabled()))
+        # A copy goes on: what follows may write into it, as an in-place ReLU does.
+        return kept[0].clone()
+
+    with removed_after([model.get_submodule(place.layer).register_forward_hook(hold)]):
+        logits_BK = model(x_BCHW.detach())
+    return kept[0], logits_BK if score is None else score(logits_BK)
