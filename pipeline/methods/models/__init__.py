@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.settings import Settings, members
 
@@ -66,5 +66,145 @@ class Mlp(Settings):
         return Perceptron(input_shape, hidden=self.hidden, num_classes=num_classes)
 
 
-Model = Annotated[SmallCnn | Mlp, Field(discriminator="model")]
+class CifarCnn(Settings):
+    """Twice convolution 3x3 with 32 maps, ReLU; maximum over 2x2; convolution with 64 maps, ReLU, maximum; 256 hidden units.
+
+    For images of 32 x 32 pixels the network whose gradients the predecessor approximated; other sizes change the first linear layer.
+    """
+
+    model: Literal["cifar_cnn"] = "cifar_cnn"
+
+    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """See `ModelSettings.build`."""
+        from pipeline.methods.models.cnn import CifarConvNet
+
+        return CifarConvNet(input_shape, num_classes=num_classes)
+
+
+class ResNet20(Settings):
+    """ResNet for small images, 20 layers, shortcuts without weights (He et al. 2015, arXiv:1512.03385, sec. 4.2).
+
+    Like all ResNets here it has batch normalisation, whose statistics in training are those of the global batch, on any number of ranks.
+    """
+
+    model: Literal["resnet20"] = "resnet20"
+
+    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """See `ModelSettings.build`."""
+        from pipeline.methods.models.resnet import CifarResNet
+
+        return CifarResNet(input_shape, blocks_per_stage=3, num_classes=num_classes)
+
+
+class ResNet32(Settings):
+    """ResNet for small images, 32 layers. See `ResNet20`."""
+
+    model: Literal["resnet32"] = "resnet32"
+
+    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """See `ModelSettings.build`."""
+        from pipeline.methods.models.resnet import CifarResNet
+
+        return CifarResNet(input_shape, blocks_per_stage=5, num_classes=num_classes)
+
+
+class ResNet56(Settings):
+    """ResNet for small images, 56 layers. See `ResNet20`."""
+
+    model: Literal["resnet56"] = "resnet56"
+
+    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """See `ModelSettings.build`."""
+        from pipeline.methods.models.resnet import CifarResNet
+
+        return CifarResNet(input_shape, blocks_per_stage=9, num_classes=num_classes)
+
+
+Stem = Annotated[
+    Literal["imagenet", "cifar"],
+    Field(description="imagenet: convolution 7x7 with stride 2, then maximum 3x3 with stride 2; cifar: convolution 3x3, all pixels kept."),
+]
+
+
+class ResNet18(Settings):
+    """torchvision's ResNet of 18 layers, with fresh weights. On batch normalisation see `ResNet20`."""
+
+    model: Literal["resnet18"] = "resnet18"
+    stem: Stem = "imagenet"
+
+    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """See `ModelSettings.build`."""
+        from pipeline.methods.models.resnet import torchvision_resnet
+
+        return torchvision_resnet(self.model, input_shape, stem=self.stem, num_classes=num_classes)
+
+
+class ResNet34(Settings):
+    """torchvision's ResNet of 34 layers, with fresh weights. On batch normalisation see `ResNet20`."""
+
+    model: Literal["resnet34"] = "resnet34"
+    stem: Stem = "imagenet"
+
+    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """See `ModelSettings.build`."""
+        from pipeline.methods.models.resnet import torchvision_resnet
+
+        return torchvision_resnet(self.model, input_shape, stem=self.stem, num_classes=num_classes)
+
+
+class ResNet50(Settings):
+    """torchvision's ResNet of 50 layers, with fresh weights. On batch normalisation see `ResNet20`."""
+
+    model: Literal["resnet50"] = "resnet50"
+    stem: Stem = "imagenet"
+
+    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """See `ModelSettings.build`."""
+        from pipeline.methods.models.resnet import torchvision_resnet
+
+        return torchvision_resnet(self.model, input_shape, stem=self.stem, num_classes=num_classes)
+
+
+class Vit(Settings):
+    """torchvision's vision transformer with a class token, with fresh weights (Dosovitskiy et al. 2020, arXiv:2010.11929).
+
+    Its image size is that of the data. The defaults are for small images on a CPU.
+    """
+
+    model: Literal["vit"] = "vit"
+    patch_px: Width = 4
+    """Side of a patch; divides the side of the image."""
+    num_layers: Width = 4
+    """Encoder blocks."""
+    num_heads: Width = 4
+    """Attention heads of a block; divides width."""
+    width: Width = 64
+    """Values of a token."""
+    mlp_width: Width = 128
+    """Hidden units of a block."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Vit:
+        if self.width % self.num_heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of num_heads ({self.num_heads})")
+        return self
+
+    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """See `ModelSettings.build`."""
+        from pipeline.methods.models.vit import vision_transformer
+
+        return vision_transformer(
+            input_shape,
+            patch_px=self.patch_px,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            width=self.width,
+            mlp_width=self.mlp_width,
+            num_classes=num_classes,
+        )
+
+
+Model = Annotated[
+    SmallCnn | Mlp | CifarCnn | ResNet20 | ResNet32 | ResNet56 | ResNet18 | ResNet34 | ResNet50 | Vit, Field(discriminator="model")
+]
 MODELS = tuple(members(Model).values())

@@ -26,10 +26,24 @@ def _device() -> str:
 
 
 def wrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
-    """The model, or with several ranks a wrapper around it that averages the gradients over them."""
+    """The model, or with several ranks a wrapper around it that averages the gradients over them.
+
+    Batch normalisation inside the model then takes its statistics over all ranks; see `announce_batch`.
+    """
     if ranks.world_size == 1:
         return model
+    from pipeline.methods.training.batch_norm import with_global_statistics
+
+    with_global_statistics(model)
     return torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def announce_batch(model: nn.Module, ranks: Ranks, *, num_samples: int, counts: bool) -> None:
+    """Tell batch normalisation how many samples the next global batch has, and whether this rank's samples are part of it."""
+    if ranks.world_size > 1:
+        from pipeline.methods.training import batch_norm
+
+        batch_norm.announce_batch(model, num_samples=num_samples, counts=counts)
 
 
 def sum_over_ranks(values: Sequence[float], ranks: Ranks) -> list[float]:

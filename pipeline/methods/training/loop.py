@@ -23,7 +23,7 @@ from pipeline.methods.inference import judged
 from pipeline.methods.lazy import torch
 from pipeline.methods.training.checkpoint import Saver, newest, read
 from pipeline.methods.training.data import ImageSet
-from pipeline.methods.training.ddp import barrier, broadcast_text, sum_over_ranks, wrapped
+from pipeline.methods.training.ddp import announce_batch, barrier, broadcast_text, sum_over_ranks, wrapped
 from pipeline.methods.training.scalars import Scalars, scalars
 from pipeline.methods.training.schedule import epoch_order, learning_rate_at
 from pipeline.methods.training.settings import Training
@@ -112,8 +112,8 @@ def train(
 
     Starts from the newest checkpoint of this and earlier attempts, where there is one. A resumed run equals an undisturbed
     one, on one CPU rank bit for bit. Several ranks give the weights of one up to the rounding of `precision` (float32: 1e-5
-    after 12 steps of a small network; bfloat16 and float16: .02 to .09), unless the network has dropout or batch
-    normalisation, which act within a rank.
+    after 12 steps of a small network; bfloat16 and float16: .02 to .09), unless the network has dropout, which acts
+    within a rank; batch normalisation takes its statistics over all ranks.
 
     Args:
         model: (B, C, H, W) -> logits (B, K); with its initial weights.
@@ -238,6 +238,7 @@ def _loss_share(job: _Job, forward: nn.Module, batch: NDArray[np.int64]) -> torc
     # A rank without a part takes the first sample with weight 0: gradients travel only if every rank runs backward.
     positions, weight = (part, 1.0) if len(part) else (batch[:1], 0.0)
     x_BCHW, target_B = job.data.batch(positions, device=job.context.device)
+    announce_batch(forward, job.context.ranks, num_samples=len(batch), counts=len(part) > 0)
     with _autocast(job):
         logits_BK = forward(x_BCHW)
     smoothing = job.settings.label_smoothing

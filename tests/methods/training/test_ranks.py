@@ -28,12 +28,22 @@ SETTINGS = {
     "adamw": Training(epochs=3, batch_size=7, optimizer="adamw", learning_rate=0.001, ema_decay=0.9),
     "one": Training(epochs=1, batch_size=1),
 }
+BATCH_NORM = ("sgd", "adamw", "one")
 FLOAT16 = Training(epochs=6, batch_size=5, precision="float16")
 
 
 def network(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+
+def normalised():
+    """A network with batch normalisation of maps, and without a scale or a set momentum."""
+    torch.manual_seed(0)
+    # Without biases: batch normalisation takes them away again, and AdamW makes whole steps of the rounding that is their gradient.
+    first, second = nn.Conv2d(1, 4, 3, bias=False), nn.Conv2d(4, 4, 3, bias=False)
+    maps = [first, nn.BatchNorm2d(4), nn.ReLU(), second, nn.BatchNorm2d(4, affine=False, momentum=None), nn.ReLU()]
+    return nn.Sequential(*maps, nn.Flatten(), nn.Linear(16, 3))
 
 
 def trained(name, context, *, model=None):
@@ -97,6 +107,7 @@ def on_rank(rank, folder):
 def outcomes(context, folder):
     ranks = context.ranks
     found = {name: trained(name, context) for name in SETTINGS}
+    found |= {f"{name} batch_norm": trained(name, context, model=normalised()) for name in BATCH_NORM}
     found["stop"], found["resumed"] = outcome_of_stop(context, folder / "scratch")
     found["divergence"] = outcome_of_divergence(context)
     found["overflow"] = outcome_of_overflow(context)
@@ -127,6 +138,14 @@ def assert_near(found, wanted):
 def test_two_ranks_learn_the_weights_of_one(found, name):
     for rank in found[0]:
         assert_near(rank[name], trained(name, Context()))
+
+
+@pytest.mark.parametrize("name", BATCH_NORM)
+def test_batch_normalisation_takes_the_statistics_of_the_global_batch_on_two_ranks(found, name):
+    expected = trained(name, Context(), model=normalised())
+    assert {"1.running_mean", "4.running_var"} <= expected["weights"].keys()
+    for rank in found[0]:
+        assert_near(rank[f"{name} batch_norm"], expected)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
