@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.core.settings import members
+from pipeline.methods.attribution.attention import AttentionGradient, AttentionRollout
 from pipeline.methods.attribution.background import Background
 from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Blur, Expected, FromBaseline, Given, Mean, Uniform, Zero
 from pipeline.methods.attribution.cam import EigenCam, GradCam, GradCamPlusPlus, HiResCam, LayerCam, XGradCam
@@ -33,6 +34,8 @@ Attribution = Annotated[
     | LayerCam
     | XGradCam
     | EigenCam
+    | AttentionRollout
+    | AttentionGradient
     | RandomControl
     | ConstantControl
     | InputMagnitude
@@ -46,6 +49,8 @@ __all__ = [
     "ATTRIBUTIONS",
     "BASELINES",
     "TARGETS",
+    "AttentionGradient",
+    "AttentionRollout",
     "Attribution",
     "Attributions",
     "Attributor",

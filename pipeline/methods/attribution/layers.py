@@ -84,42 +84,38 @@ class _Scan:
     """Of the model's input."""
     places: list[Place] = field(default_factory=list)
     """In the order in which the calls ended."""
-    outputs: list[torch.Tensor] = field(default_factory=list)
-    """Of each place; kept, so that no other tensor takes its identity."""
     calls: dict[str, int] = field(default_factory=dict)
     grid: tuple[int, ...] | None = None
     """Of the patches: the positions of the last convolution before the first attention."""
-    attended: torch.Tensor | None = None
-    """What the last attention got."""
+    num_before_attention: int | None = None
+    """Places ahead of the last attention; None where there is none."""
 
-    def before(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Hook ahead of an attention."""
-        self.attended = inputs[0] if inputs else named["query"]
+        self.num_before_attention = len(self.places)
 
     def after(self, layer: str, module: nn.Module, output: Any) -> None:
         """Hook behind any module."""
         call = self.calls[layer] = self.calls.get(layer, -1) + 1
         if not isinstance(output, torch.Tensor):
             return
-        if isinstance(module, torch.nn.modules.conv._ConvNd) and self.attended is None:
+        if isinstance(module, torch.nn.modules.conv._ConvNd) and self.num_before_attention is None:
             self.grid = tuple(output.shape[2:])
         # These two put channels last, whatever the number of axes.
         if output.ndim == self.num_axes and type(module) not in (torch.nn.Linear, torch.nn.LayerNorm):
-            self._add(Place(layer=layer, call=call, grid=tuple(output.shape[2:])), output)
+            self._add(Place(layer=layer, call=call, grid=tuple(output.shape[2:])))
         elif output.ndim == 3 and self.num_axes == 4 and self.grid and output.shape[1] - prod(self.grid) in (0, 1):
-            self._add(Place(layer=layer, call=call, grid=self.grid, num_class_tokens=output.shape[1] - prod(self.grid)), output)
+            self._add(Place(layer=layer, call=call, grid=self.grid, num_class_tokens=output.shape[1] - prod(self.grid)))
 
-    def _add(self, place: Place, output: torch.Tensor) -> None:
+    def _add(self, place: Place) -> None:
         if prod(place.grid) > 1:
             self.places.append(place)
-            self.outputs.append(output)
 
     def chosen(self) -> Place | None:
-        """What goes into the last attention, in a model that has one; else the last place."""
+        """The last place, in a model with attention the last one ahead of it."""
         # Behind the last attention the class token alone reaches the logits: patches have no gradient there.
-        if self.attended is not None:
-            return next((place for place, output in zip(self.places, self.outputs, strict=True) if output is self.attended), None)
-        return self.places[-1] if self.places else None
+        places = self.places[: self.num_before_attention]
+        return places[-1] if places else None
 
 
 def find_place(model: nn.Module, x_BCHW: torch.Tensor, *, layer: str | None, method: str) -> Place:
@@ -128,8 +124,8 @@ def find_place(model: nn.Module, x_BCHW: torch.Tensor, *, layer: str | None, met
     Args:
         model: (B, C, H, W) -> logits (B, K); in eval mode.
         x_BCHW: inputs as the model gets them.
-        layer: name of a module; None takes the last one that ends with positions, in a vision transformer the input norm of the
-            last block (the output of the last layer has no gradient there but at the class token).
+        layer: name of a module; None takes the last one that keeps positions, in a model with attention the last one ahead of the last
+            attention: the input norm of a vision transformer's last block.
         method: for messages.
 
     Raises:
@@ -141,9 +137,9 @@ def find_place(model: nn.Module, x_BCHW: torch.Tensor, *, layer: str | None, met
         for name, module in model.named_modules():
             handles.append(module.register_forward_hook(lambda part, _, output, name=name: scan.after(name, part, output)))
             if isinstance(module, torch.nn.MultiheadAttention):
-                handles.append(module.register_forward_pre_hook(scan.before, with_kwargs=True))
+                handles.append(module.register_forward_pre_hook(scan.before))
         model(x_BCHW[:1])
-    if x_BCHW.ndim != 4 and scan.attended is not None:
+    if x_BCHW.ndim != 4 and scan.num_before_attention is not None:
         raise ValueError(f"{method} reads tokens of images (B, C, H, W), got a model with attention on {tuple(x_BCHW.shape)}")
     last = {place.layer: place for place in scan.places if place.layer}
     found = scan.chosen() if layer is None else last.get(layer)

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from pipeline.core.randomness import SampleStreams
-from pipeline.methods.attribution import Background, Score
+from pipeline.core.settings import Settings
+from pipeline.methods.attribution import AttentionGradient, AttentionRollout, Background, Score
+from pipeline.methods.models import Vit
 
 IMAGE = (2, 4, 4)
 CLASSES = 3
@@ -46,3 +48,49 @@ def smooth_net(image: tuple[int, int, int] = IMAGE) -> nn.Module:
     size = 4 * (height - 2) * (width - 2)
     layers = [nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(size, CLASSES)]
     return nn.Sequential(*layers).double().eval()
+
+
+class Restless(nn.Module):
+    """Draws numbers and counts its calls even in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(2))
+        self.register_buffer("unset", None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.last = self.last + 1
+        self.unset = torch.ones(())
+        torch.rand(3)
+        return x
+
+
+class TinyVit(nn.Module):
+    """torchvision's vision transformer behind a normalisation of its pixels, with dropout, and a head that is not 0."""
+
+    def __init__(self, image: tuple[int, int, int], *, patch_px: int = 1, num_layers: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.pixels = nn.Sequential(Restless(), nn.BatchNorm2d(image[0]))
+        settings = Vit(patch_px=patch_px, num_layers=num_layers, num_heads=2, width=6, mlp_width=5)
+        self.transformer = settings.build(input_shape=image, num_classes=CLASSES)
+        for part in self.transformer.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.5
+            elif isinstance(part, nn.Linear | nn.MultiheadAttention):
+                # Large enough for attention that is far from even.
+                for parameter in part.parameters(recurse=False):
+                    nn.init.normal_(parameter)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.transformer(self.pixels(x))
+
+
+NEED_ATTENTION = (AttentionRollout, AttentionGradient)
+
+
+def model_for(method: type[Settings], image: tuple[int, int, int] = IMAGE) -> nn.Module:
+    """A model of such images that the method can explain, in float64 and eval mode."""
+    return TinyVit(image).double().eval() if method in NEED_ATTENTION else smooth_net(image)

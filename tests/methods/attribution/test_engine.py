@@ -1,15 +1,17 @@
 """Running a method leaves no trace on the model and says how far its sums are from what they should be."""
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from pipeline.core.settings import Settings
 from pipeline.methods.attribution import ATTRIBUTIONS, Gradient, IntegratedGradients, Score, as_found, attribute
 from pipeline.methods.training.ddp import import_ddp
-from tests.methods.attribution.support import background_of
+from tests.methods.attribution.support import NEED_ATTENTION, Restless, TinyVit, background_of
 
 over_all_methods = pytest.mark.parametrize("method", ATTRIBUTIONS, ids=lambda m: m.__name__)
 
@@ -18,21 +20,11 @@ SCORE = Score(torch.tensor([0, 1, 2, 2, 1, 0]))
 BACKGROUND = background_of(X)
 
 
-class Restless(nn.Module):
-    """Draws numbers and counts its calls even in eval mode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
-        self.register_buffer("last", torch.zeros(2))
-        self.register_buffer("unset", None)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        self.last = self.last + 1
-        self.unset = torch.ones(())
-        torch.rand(3)
-        return x
+def in_training(model: nn.Module, *, frozen: nn.Parameter) -> nn.Module:
+    """The model in train mode with parameter gradients, but for one parameter."""
+    model(X).sum().backward()
+    frozen.requires_grad_(False)
+    return model
 
 
 @pytest.fixture
@@ -40,11 +32,23 @@ def model() -> nn.Module:
     """In the middle of training: train mode with a frozen part, batch statistics, dropout and parameter gradients."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Softplus(), Restless(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(27, 3)]
-    model = nn.Sequential(*layers).double()
-    model(X).sum().backward()
+    model = in_training(nn.Sequential(*layers).double(), frozen=layers[6].bias)
     model[0].eval()
-    model[6].bias.requires_grad_(False)
     return model
+
+
+@pytest.fixture
+def model_of(model) -> Callable[[type[Settings]], nn.Module]:
+    """Such a model that a method can explain."""
+
+    def found(method: type[Settings]) -> nn.Module:
+        if method not in NEED_ATTENTION:
+            return model
+        vit = TinyVit((1, 5, 5)).double()
+        in_training(vit, frozen=vit.transformer.class_token).pixels.eval()
+        return vit
+
+    return found
 
 
 def state(model: nn.Module) -> list[torch.Tensor]:
@@ -62,7 +66,8 @@ def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None
 
 
 @over_all_methods
-def test_the_model_and_the_random_state_are_left_as_found(method, model):
+def test_the_model_and_the_random_state_are_left_as_found(method, model_of):
+    model = model_of(method)
     before = state(model)
     attribute(method(), model, X, SCORE, background=BACKGROUND)
     assert_same(state(model), before)
@@ -93,7 +98,8 @@ def test_a_model_without_gradients_gets_none(model):
 
 
 @over_all_methods
-def test_a_model_in_train_mode_is_attributed_as_in_eval_mode_and_by_the_sample(method, model):
+def test_a_model_in_train_mode_is_attributed_as_in_eval_mode_and_by_the_sample(method, model_of):
+    model = model_of(method)
     found = attribute(method(), model, X, SCORE, background=BACKGROUND).phi_BCHW
     torch.testing.assert_close(method()(model.eval(), X, SCORE, background=BACKGROUND), found, rtol=0, atol=1e-12)
     last = attribute(method(), model.train(), X[-1:], SCORE.at(slice(5, 6)), background=BACKGROUND.at(slice(5, 6))).phi_BCHW
@@ -101,7 +107,8 @@ def test_a_model_in_train_mode_is_attributed_as_in_eval_mode_and_by_the_sample(m
 
 
 @over_all_methods
-def test_sums_and_extremes_are_those_of_each_sample(method, model):
+def test_sums_and_extremes_are_those_of_each_sample(method, model_of):
+    model = model_of(method)
     found = attribute(method(), model, X, SCORE, background=BACKGROUND)
     torch.testing.assert_close(found.sum_B, found.phi_BCHW.sum((1, 2, 3)))
     assert torch.equal(found.min_B, found.phi_BCHW.amin((1, 2, 3)))
@@ -109,7 +116,8 @@ def test_sums_and_extremes_are_those_of_each_sample(method, model):
 
 
 @over_all_methods
-def test_only_methods_that_promise_a_sum_have_a_gap_and_it_is_small(method, model):
+def test_only_methods_that_promise_a_sum_have_a_gap_and_it_is_small(method, model_of):
+    model = model_of(method)
     gap = attribute(method(), model, X, SCORE, background=BACKGROUND).completeness_gap_B
     assert (gap is not None) == (method().sums_from is not None)
     if gap is not None:

@@ -30,7 +30,7 @@ from pipeline.methods.attribution import (
 )
 from pipeline.methods.attribution.passes import point_bytes
 from pipeline.methods.attribution.path import RULES
-from tests.methods.attribution.support import EXACT, IMAGE, batch_of, linear, smooth_net
+from tests.methods.attribution.support import EXACT, IMAGE, batch_of, linear, model_for, smooth_net
 
 over_all_methods = pytest.mark.parametrize("method", ATTRIBUTIONS, ids=lambda m: m.__name__)
 
@@ -61,8 +61,9 @@ def test_on_a_linear_model_each_method_is_what_its_formula_says(shape):
 
 
 @over_all_methods
-def test_a_samples_attribution_does_not_change_with_its_batch(method, model, batch):
+def test_a_samples_attribution_does_not_change_with_its_batch(method, batch):
     x, score, background = batch
+    model = model_for(method)
     together = method()(model, x, score, background=background)
     order = np.array([4, 0, 2])
     some = method()(model, x[order], score.at(order), background=background.at(order))
@@ -74,8 +75,9 @@ def test_a_samples_attribution_does_not_change_with_its_batch(method, model, bat
 
 @over_all_methods
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_attributions_have_the_shape_and_type_of_the_input(method, dtype, model, batch):
+def test_attributions_have_the_shape_and_type_of_the_input(method, dtype, batch):
     x, score, background = batch
+    model = model_for(method)
     x = x.to(dtype).requires_grad_()
     phi = method()(model.to(dtype), x, score, background=background)
     assert (phi.shape, phi.dtype, phi.requires_grad) == (x.shape, dtype, False)
@@ -83,8 +85,9 @@ def test_attributions_have_the_shape_and_type_of_the_input(method, dtype, model,
 
 
 @over_all_methods
-def test_an_empty_batch_has_empty_attributions(method, model, batch):
+def test_an_empty_batch_has_empty_attributions(method, batch):
     x, score, background = batch
+    model = model_for(method)
     found = attribute(method(), model, x[:0], score.at(slice(0, 0)), background=background.at(slice(0, 0)))
     assert found.phi_BCHW.shape == (0, *IMAGE)
     assert found.sum_B.shape == found.min_B.shape == found.max_B.shape == (0,)
