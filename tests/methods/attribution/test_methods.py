@@ -190,8 +190,9 @@ def test_integrated_gradients_of_a_square_are_exact_with_one_step():
 
 @over_all_methods
 @pytest.mark.parametrize("points_per_pass", [1, 3, 12])
-def test_attributions_do_not_depend_on_the_size_of_a_pass(points_per_pass, method, model, batch):
+def test_attributions_do_not_depend_on_the_size_of_a_pass(points_per_pass, method, batch):
     x, score, background = batch
+    model = model_for(method)
     expected = method()(model, x, score, background=background)
     bounded = replace(background, memory_bytes=points_per_pass * point_bytes(model, x))
     torch.testing.assert_close(method()(model, x, score, background=bounded), expected, **EXACT)

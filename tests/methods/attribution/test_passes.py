@@ -23,7 +23,9 @@ def test_each_point_of_each_sample_is_in_one_part_and_no_part_is_too_large(num_p
 def test_a_part_is_as_full_as_whole_samples_or_whole_points_let_it():
     parts = list(Passes(lambda x: x, 68, channels_last=False).parts(1, 3072))
     assert len(parts) == -(-3072 // 68)
-    assert len(list(Passes(lambda x: x, 68, channels_last=False).parts(512, 3))) == 3 * 8  # Seven times 68 samples and once 36, a point each.
+    assert (
+        len(list(Passes(lambda x: x, 68, channels_last=False).parts(512, 3))) == 3 * 8
+    )  # Seven times 68 samples and once 36, a point each.
 
 
 def test_scores_are_those_of_each_point_and_sample():
