@@ -14,6 +14,7 @@ from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Bl
 from pipeline.methods.attribution.cam import EigenCam, GradCam, GradCamPlusPlus, HiResCam, LayerCam, XGradCam
 from pipeline.methods.attribution.control import ConstantControl, EdgeDetector, InputMagnitude, RandomControl
 from pipeline.methods.attribution.engine import Attributions, Attributor, as_found, attribute
+from pipeline.methods.attribution.finite_differences import FiniteDifferences
 from pipeline.methods.attribution.gradients import Gradient, InputXGradient, Saliency
 from pipeline.methods.attribution.noise import GradientShap, SmoothGrad, SquareGrad, VarGrad
 from pipeline.methods.attribution.path import IntegratedGradients
@@ -36,6 +37,7 @@ Attribution = Annotated[
     | EigenCam
     | AttentionRollout
     | AttentionGradient
+    | FiniteDifferences
     | RandomControl
     | ConstantControl
     | InputMagnitude
@@ -63,6 +65,7 @@ __all__ = [
     "EdgeDetector",
     "EigenCam",
     "Expected",
+    "FiniteDifferences",
     "FromBaseline",
     "Given",
     "GivenClass",

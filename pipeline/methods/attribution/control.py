@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.core.settings import Settings
 from pipeline.methods.attribution.background import Background, drawn_normal
 from pipeline.methods.attribution.baseline import no_sum
+from pipeline.methods.attribution.engine import BlackBoxMethod
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
 
 
-class RandomControl(Settings):
+class RandomControl(BlackBoxMethod):
     """Standard normal noise that depends on the sample's stream alone (a control as in Adebayo et al. 2018, arXiv:1810.03292)."""
 
     sums_from = no_sum

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipeline.core.settings import Settings, tag
 from pipeline.methods.attribution.background import Background
 from pipeline.methods.attribution.baseline import BaselineRule
 from pipeline.methods.attribution.target import Forward, Score
@@ -44,6 +45,10 @@ class Attributor(Protocol):
             ValueError: the score is not one of this batch, or the background lacks what the method needs.
         """
         ...
+
+
+class BlackBoxMethod(Settings):
+    """Base of the methods that only call the model, so that it may be any function; it says that, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,19 +114,41 @@ def as_found(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
                     part._buffers[name] = buffer if buffer is None or value is None else buffer.copy_(value)
 
 
+@contextmanager
+def _lent(model: Forward, method: Attributor) -> Iterator[Forward]:
+    """A module as `as_found` lends it, any other function as it is."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("a TorchScript module does not let itself be left as found; read its file by black_box.from_torchscript")
+    if isinstance(model, torch.nn.Module):
+        with as_found(model) as module:
+            yield module
+    elif isinstance(method, BlackBoxMethod):
+        yield model
+    else:
+        able = ", ".join(sorted(str(tag(cls)) for cls in BlackBoxMethod.__subclasses__()))
+        raise ValueError(
+            f"method {tag(method) if isinstance(method, Settings) else method!r} looks into the model and wants a torch.nn.Module, "
+            f"got {type(model).__name__}; methods that only call the model: {able}"
+        )
+
+
 def attribute(
-    method: Attributor, model: torch.nn.Module, x_BCHW: torch.Tensor, score: Score, *, background: Background | None = None
+    method: Attributor, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background | None = None
 ) -> Attributions:
     """Run a method on the bare model in eval mode, in the precision of x, and leave the model as it was found.
 
-    The arguments are those of `Attributor`; the model may be in train mode and wrapped by DistributedDataParallel.
+    The arguments are those of `Attributor`; the model may be in train mode and wrapped by DistributedDataParallel, and for a
+    `BlackBoxMethod` it may be any function of tensors.
 
     Raises:
-        ValueError: the score is not one of this batch, the background lacks what the method needs, or the model mixes samples.
+        ValueError: the score is not one of this batch, the background lacks what the method needs, the model mixes samples, or is a
+            function that the method would have to look into.
     """
+    if len(score) != len(x_BCHW):
+        raise ValueError(f"wanted one target a sample, got {len(score)} for {len(x_BCHW)} samples; pass the class indices of this batch")
     background = background or Background()
     # Autocast would round the attributions to half precision, TF32 to 10 bits of mantissa.
-    with as_found(model) as module, torch.autocast(x_BCHW.device.type, enabled=False), full_float32():
+    with _lent(model, method) as module, torch.autocast(x_BCHW.device.type, enabled=False), full_float32():
         phi_BCHW = method(module, x_BCHW, score, background=background)
         difference_B = _difference(module, x_BCHW, score, baselines=method.sums_from(x_BCHW, background)) if method.sums_from else None
     phi_BF = phi_BCHW.flatten(1)

@@ -126,7 +126,7 @@ def point_bytes(model: Forward, x_BCHW: torch.Tensor) -> int:
     """What a point and its activations take if all are kept, as a backward pass keeps them; a forward pass alone takes less."""
     own = max(1, x_BCHW.shape[1:].numel()) * x_BCHW.element_size()
     unseen = own * (1 + UNSEEN_ACTIVATIONS)
-    if not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
+    if not isinstance(model, torch.nn.Module):
         return unseen
     outputs: list[int] = []
 
