@@ -18,6 +18,8 @@ from pipeline.methods.attribution.finite_differences import FiniteDifferences
 from pipeline.methods.attribution.gradients import Gradient, InputXGradient, Saliency
 from pipeline.methods.attribution.noise import GradientShap, SmoothGrad, SquareGrad, VarGrad
 from pipeline.methods.attribution.path import IntegratedGradients
+from pipeline.methods.attribution.perturbation import FeatureAblation, Occlusion, Rise
+from pipeline.methods.attribution.surrogates import KernelShap, Lime
 from pipeline.methods.attribution.target import TARGETS, Contrast, GivenClass, Loss, Predicted, Ranked, Score, Target, TargetRule, TrueLabel
 
 Attribution = Annotated[
@@ -38,6 +40,11 @@ Attribution = Annotated[
     | AttentionRollout
     | AttentionGradient
     | FiniteDifferences
+    | Occlusion
+    | FeatureAblation
+    | Rise
+    | Lime
+    | KernelShap
     | RandomControl
     | ConstantControl
     | InputMagnitude
@@ -65,6 +72,7 @@ __all__ = [
     "EdgeDetector",
     "EigenCam",
     "Expected",
+    "FeatureAblation",
     "FiniteDifferences",
     "FromBaseline",
     "Given",
@@ -77,12 +85,16 @@ __all__ = [
     "InputMagnitude",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelShap",
     "LayerCam",
+    "Lime",
     "Loss",
     "Mean",
+    "Occlusion",
     "Predicted",
     "RandomControl",
     "Ranked",
+    "Rise",
     "Saliency",
     "Score",
     "SmoothGrad",
