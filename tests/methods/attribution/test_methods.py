@@ -189,9 +189,9 @@ def test_integrated_gradients_of_a_square_are_exact_with_one_step():
 
 
 @over_all_methods
-@pytest.mark.parametrize("points_per_pass", [1, 3, 12])
+@pytest.mark.parametrize("points_per_pass", [7, 40])
 def test_attributions_do_not_depend_on_the_size_of_a_pass(points_per_pass, method, batch):
-    x, score, background = batch
+    x, score, background = batch[0][:2], batch[1].at(slice(2)), batch[2].at(slice(2))
     model = model_for(method)
     expected = method()(model, x, score, background=background)
     bounded = replace(background, memory_bytes=points_per_pass * point_bytes(model, x))
