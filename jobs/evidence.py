@@ -196,13 +196,19 @@ def last_runs(attempts: Iterable[accounting.Accounted]) -> dict[str, Ended]:
     for attempt in attempts:
         before = found.get(attempt.job, Ended())
         found[attempt.job] = Ended(
-            states=(attempt.state, *attempt.step_states),
+            states=(attempt.state, *attempt.step_states, *(["OUT_OF_MEMORY"] if _was_over(attempt) else [])),
             exit_code=_exit_code(attempt.exit_code),
             nodes=attempt.nodes or before.nodes,
             asked_gb=_gib(attempt.asked_memory_mb),
             used_gb=_gib(attempt.max_memory_mb),
         )
     return found
+
+
+def _was_over(attempt: accounting.Accounted) -> bool:
+    """Whether SLURM ended a step that had more memory than was asked for: with OverMemoryKill it says CANCELLED, and no more."""
+    used_mb, asked_mb = attempt.max_memory_mb, attempt.asked_memory_mb
+    return "CANCELLED" in attempt.step_states and used_mb is not None and asked_mb is not None and used_mb > asked_mb
 
 
 def _exit_code(given: str) -> int | None:

@@ -18,7 +18,7 @@ from jobs.journal import journals
 from jobs.limits import Limits
 from jobs.planning import check_writers, draft, environment, not_honoured_here, read_plans
 from jobs.repair import advice, set_broken_aside
-from jobs.retry import Evidence, Verdicts, fell, held_for_good, judge
+from jobs.retry import Evidence, Verdicts, fell, judge
 from jobs.selection import Selection, label, to_retry
 from jobs.status import StepStatus, status_of
 from pipeline.core.plan import FACTS, Plan, PlannedStep
@@ -213,8 +213,8 @@ def _resubmit(plan: Plan, store: Store, chosen: Collection[str], *, backend: str
         verdicts, evidence, statuses = _look(plan, store, chosen, on_slurm=True)
         _tell(plan, verdicts, console)
         if verdicts.again:
-            # Where the site forbids --kill-on-invalid-dep, what is blocked still stands in the queue.
-            stuck = [one for one in statuses if one.step.name in verdicts.again and (one.state == "blocked" or held_for_good(one))]
+            # What is held stands in the queue, and what waits for it; where the site forbids --kill-on-invalid-dep, what is blocked too.
+            stuck = [one for one in statuses if one.step.name in verdicts.again and one.state in ("blocked", "queued", "waiting")]
             slurm.cancel_jobs([one.job for one in stuck if one.job], env=env)
             if _submit(plan, store, backend=backend, data_root=data_root, console=console, only=verdicts.again, adjust=verdicts.adjust):
                 remember(plan, verdicts.decisions, evidence)

@@ -10,6 +10,7 @@
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -185,12 +186,16 @@ def judge(statuses: Sequence[StepStatus], evidence: Mapping[str, Evidence], *, c
     blocked: dict[str, str] = {}
     on_their_way: set[str] = set()
     left_out: set[str] = set()
+    # What waits for an element that is held, and so is cancelled, would be cancelled with it.
+    moved: set[str] = set()
+    sharing = Counter(status.job for status in statuses)
     for status in statuses:
         name = status.step.name
         lost = next((blocked.get(up, up) for up in status.step.inputs.values() if up in left_out), None)
         if status.state == "done":
             continue
-        if is_on_its_way(status):
+        stranded = not moved.isdisjoint(status.step.inputs.values()) and sharing[status.job] == 1
+        if is_on_its_way(status) and not stranded:
             on_their_way.add(name)
             continue
         if name in chosen and lost is None:
@@ -198,6 +203,8 @@ def judge(statuses: Sequence[StepStatus], evidence: Mapping[str, Evidence], *, c
                 decisions[name] = decide(evidence[name])
             if name not in decisions or decisions[name].again:
                 again.add(name)
+                if stranded or held_for_good(status):
+                    moved.add(name)
                 continue
         elif name in chosen and lost is not None:
             blocked[name] = lost

@@ -1,5 +1,6 @@
 """What is done about a step that did not end well, by its cause, and how the cause is found."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,16 @@ def test_an_element_that_slurm_holds_for_good_is_not_on_its_way():
     assert (found.again, found.on_their_way) == ({A.name}, set())
 
 
+def test_what_waits_for_an_element_that_is_held_for_good_is_submitted_again_with_it():
+    held = StepStatus(A, "queued", "launch failed requeued held", "7_0")
+    waiting = [StepStatus(one, "waiting", "for its inputs", f"8_{i}") for i, one in enumerate((B, C, D, E))]
+    found = judge([held, *waiting], {A.name: Evidence(states=("LAUNCH_FAILED",))}, chosen=EVERY)
+    assert (found.again, found.on_their_way) == (EVERY - {B.name}, {B.name})
+    together = [replace(one, job="8_0") for one in waiting]
+    found = judge([held, *together], {A.name: Evidence(states=("LAUNCH_FAILED",))}, chosen=EVERY)
+    assert found.again == {A.name}
+
+
 SACCT = """7_0|NODE_FAIL|1:0|9|1|00:01.000|4096M|1|n1||||
 7_0.batch|CANCELLED|0:15|9|1|00:01.000||1|n1|1|100000K||
 7_0|CANCELLED by 0|0:0|0|0|00:00:00|4096M|1|None assigned||||
@@ -177,6 +188,18 @@ def test_the_accounting_gives_the_last_run_of_an_element_and_the_node_it_last_ha
     assert found["7_1"] == Ended(("FAILED", "FAILED", "OUT_OF_MEMORY"), exit_code=137, nodes="n[1-2]", asked_gb=4.0, used_gb=3.0)
     assert found["7_[2-5]"].asked_gb == 2.0
     assert last_runs(parse("Slurm accounting storage is disabled\n")) == {}
+
+
+OVER_MEMORY = """2_0|FAILED|9:0|9|1|00:01.000|102M|1|node1||||
+2_0.batch|FAILED|9:0|9|1|00:00.100||1|node1|1|12352K||
+2_0.0|CANCELLED by 0|0:9|9|1|00:01.000||1|node1|1|%dK||
+"""
+"""As SLURM 22.05 with OverMemoryKill has it."""
+
+
+@pytest.mark.parametrize(("used_kb", "is_over"), [(252068, True), (50000, False)])
+def test_a_step_that_slurm_ended_with_more_memory_than_it_asked_for_ran_out_of_it(used_kb, is_over):
+    assert ("OUT_OF_MEMORY" in last_runs(parse(OVER_MEMORY % used_kb))["2_0"].states) is is_over
 
 
 def attempt(store, name, number, *files):

@@ -84,7 +84,7 @@ def test_a_rank_that_is_killed_ends_its_step_within_30_s_and_retry_completes_it(
     assert cluster.tasks(element) == {}
     cluster.wait_until(lambda: cluster.sacct(element)[element] == "FAILED", timeout_s=30)
     lines = [line for line in user.printed("pretrain-0").splitlines() if line]
-    assert [line for line in lines if not re.match(rf"{LABEL}|srun: |slurmstepd: ", line)] == []
+    assert [line for line in lines if not re.match(rf"{LABEL}|srun: |slurmstepd-node\d: ", line)] == []
     crashed = re.compile(r"\[rank 1 of 2, node\d\] (Fatal Python error: Segmentation fault|  File )")
     assert sum(crashed.match(line) is not None for line in lines) > 1 or sent == signal.SIGKILL
     assert user.reasons("long", code=1)["pretrain-0"][0] == "failed"

@@ -23,6 +23,7 @@
 #   --max-jobs N          MaxJobCount                               [10000]
 #   --enforce             AccountingStorageEnforce=limits,qos: sacctmgr's limits hold
 #   --cpus N --mem MB --gpus N   per node                     [8, 4000, 4]
+#   --conf LINE           one more line of slurm.conf; may be given again
 #   --no-accounting       no mariadbd and slurmdbd; sacct is disabled
 #   --private-munge       an own munged even if one is running
 set -euo pipefail
@@ -33,6 +34,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 min_job_age=300 kill_wait=30 requeue_delay=120 slurmd_timeout=300 grace=10
 max_array=1001 max_jobs=10000 enforce=0 cpus=8 mem=4000 gpus=4 accounting=1 munge=auto DIR=
+more=()
 
 number() { [[ ${2-} =~ ^[0-9]{1,7}$ ]] || die "$1 needs a number"; }
 while (($#)); do
@@ -41,6 +43,10 @@ while (($#)); do
     --no-accounting) accounting=0 ;;
     --enforce) enforce=1 ;;
     --private-munge) munge=private ;;
+    --conf)
+      more+=("${2?"--conf needs a line"}")
+      shift
+      ;;
     --min-job-age | --kill-wait | --requeue-delay | --slurmd-timeout | --grace | \
       --max-array | --max-jobs | --cpus | --mem | --gpus)
       number "$@"
@@ -172,6 +178,7 @@ render() { # render NAME MODE
       -e "s|@GRACE@|$grace|g" -e "s|@CPUS@|$cpus|g" -e "s|@MEM@|$mem|g" \
       -e "s|@GPUS@|$gpus|g" -e "s|@GPU_LAST@|$((gpus - 1))|g" \
       "$here/$1.in" >"$tmp"
+    if [ "$1" = slurm.conf ] && ((${#more[@]})); then printf '%s\n' "${more[@]}" >>"$tmp"; fi
   )
   chmod "$2" "$tmp"
   mv -f "$tmp" "$DIR/etc/$1"
