@@ -16,7 +16,7 @@ SMALLER = {
     "base.pretraining.epochs": "1",
     "base.retraining.epochs": "1",
     "base.attribution.num_steps": "2",
-    "base.model": "{model: mlp, hidden: [16]}",
+    "base.model": "{model: small_cnn, channels: [2, 4], hidden: 8}",
     "sweep.seed": "[0]",
 }
 BASES = "[{dataset: mnist_small, num_train: 150, num_test: 60}, {dataset: mnist, num_train: 150, num_test: 60}]"
@@ -56,7 +56,7 @@ def test_without_any_python_the_script_says_what_to_do(tmp_path):
 def test_data_sets_whose_files_are_not_there_are_named_or_refused(tmp_path):
     named = full_sweep(tmp_path, "--dry-run", "--backend", "local")
     assert named.returncode == 0, named.stderr
-    assert "left out: 16 runs of data set shortcut over mnist: " in named.stdout
+    assert "left out: 17 runs of data set shortcut over mnist: " in named.stdout
     refused = full_sweep(tmp_path, "--strict")
     assert (refused.returncode, refused.stdout) == (78, "")
     assert "data set shortcut over mnist: " in refused.stderr
@@ -71,6 +71,6 @@ def test_the_full_sweep_runs_on_this_machine_and_ends_in_a_table_for_each_data_s
     assert folders == ["data.base=mnist", "data.base=mnist_small"]
     for folder in folders:
         runs = pd.read_parquet(tmp_path / "runs" / "results" / "full_sweep" / folder / "results.parquet")
-        assert (len(runs), set(runs["state"])) == (16, {"done"})
+        assert (len(runs), set(runs["state"])) == (17, {"done"})
     again = full_sweep(tmp_path, "--set", f"sweep.data.base={BASES}")
     assert " 0 to run (local)" in again.stdout
