@@ -14,7 +14,8 @@ from pipeline.core.settings import Settings
 from pipeline.methods.attribution.background import Background
 from pipeline.methods.attribution.baseline import no_sum
 from pipeline.methods.attribution.cam import spread
-from pipeline.methods.attribution.layers import module_of, removed_after
+from pipeline.methods.attribution.layers import module_of, removed_after, samples_of
+from pipeline.methods.attribution.passes import passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
 
@@ -88,6 +89,11 @@ class AttentionRollout(Settings):
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W), shares of the class token, none negative. The score is not looked at. See `Attributor`."""
+        passes = passes_of(model, x_BCHW, memory_bytes=background.memory_bytes)
+        return torch.cat([self._rolled(model, passes.laid_out(x_BCHW[samples])) for samples in samples_of(passes, x_BCHW)])
+
+    def _rolled(self, model: Forward, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Of the samples of one pass."""
         with torch.no_grad():
             _, found = attend(model, x_BCHW, method=self.method)
             one_NN = torch.eye(prod(found.grid) + 1).to(x_BCHW)
@@ -106,6 +112,12 @@ class AttentionGradient(Settings):
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W), without unit, none negative. See `Attributor`."""
+        passes, x_BCHW = passes_of(model, x_BCHW, memory_bytes=background.memory_bytes), x_BCHW.detach()
+        parts = samples_of(passes, x_BCHW)
+        return torch.cat([self._relevance(model, passes.laid_out(x_BCHW[samples]), score.at(samples)) for samples in parts])
+
+    def _relevance(self, model: Forward, x_BCHW: torch.Tensor, score: Score) -> torch.Tensor:
+        """Of the samples of one pass."""
         with torch.enable_grad():
             logits_BK, found = attend(model, x_BCHW.detach().requires_grad_(), method=self.method)
             # The weights that come out are another view of those that the values were multiplied with: the gradient is at their base.

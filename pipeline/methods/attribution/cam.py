@@ -59,7 +59,7 @@ class GradCam(Settings):
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in logits. See `Attributor` and `layers.find_place`."""
-        seen = flow(model, x_BCHW, score, layer=self.layer, method=self.method)
+        seen = flow(model, x_BCHW, score, layer=self.layer, background=background, method=self.method)
         weight_BD1 = seen.gradient_BDP.mean(2, keepdim=True)
         return spread_sum(weight_BD1 * seen.activation_BDP, seen, x_BCHW, relu=self.relu)
 
@@ -76,7 +76,7 @@ class GradCamPlusPlus(Settings):
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W), without unit. See `Attributor` and `layers.find_place`."""
-        seen = flow(model, x_BCHW, score, layer=self.layer, method=self.method)
+        seen = flow(model, x_BCHW, score, layer=self.layer, background=background, method=self.method)
         positive_BDP = seen.gradient_BDP.relu()
         sum_BD1 = seen.activation_BDP.sum(2, keepdim=True)
         # G^2 / (2 G^2 + sum(A) G^3), shortened by G^2, which in float32 is 0 for a G below 1e-23.
@@ -94,7 +94,7 @@ class HiResCam(Settings):
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in logits. See `Attributor` and `layers.find_place`."""
-        seen = flow(model, x_BCHW, score, layer=self.layer, method=self.method)
+        seen = flow(model, x_BCHW, score, layer=self.layer, background=background, method=self.method)
         return spread_sum(seen.gradient_BDP * seen.activation_BDP, seen, x_BCHW, relu=self.relu)
 
 
@@ -108,7 +108,7 @@ class LayerCam(Settings):
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in logits. See `Attributor` and `layers.find_place`."""
-        seen = flow(model, x_BCHW, score, layer=self.layer, method=self.method)
+        seen = flow(model, x_BCHW, score, layer=self.layer, background=background, method=self.method)
         return spread_sum(seen.gradient_BDP.relu() * seen.activation_BDP, seen, x_BCHW, relu=self.relu)
 
 
@@ -122,7 +122,7 @@ class XGradCam(Settings):
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in logits. See `Attributor` and `layers.find_place`."""
-        seen = flow(model, x_BCHW, score, layer=self.layer, method=self.method)
+        seen = flow(model, x_BCHW, score, layer=self.layer, background=background, method=self.method)
         sum_BD1 = seen.activation_BDP.sum(2, keepdim=True)
         weight_BD1 = (seen.gradient_BDP * seen.activation_BDP).sum(2, keepdim=True) / sum_BD1
         # A map that is 0 everywhere has no weight, and needs none.
@@ -140,7 +140,7 @@ class EigenCam(Settings):
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in units of the activations. The score is not looked at. See `Attributor` and `layers.find_place`."""
-        place, activation_BDP = activation(model, x_BCHW, layer=self.layer, method=self.method)
+        place, activation_BDP = activation(model, x_BCHW, layer=self.layer, background=background, method=self.method)
         direction_BD = first_direction(activation_BDP)
         map_BP = torch.einsum("bdp,bd->bp", activation_BDP, direction_BD)
         return spread(map_BP, place.grid, x_BCHW, relu=self.relu)

@@ -144,6 +144,7 @@ def attribute(
         ValueError: the score is not one of this batch, the background lacks what the method needs, the model mixes samples, or is a
             function that the method would have to look into.
     """
+    # Here for all methods: one that takes the batch in parts would leave targets over.
     if len(score) != len(x_BCHW):
         raise ValueError(f"wanted one target a sample, got {len(score)} for {len(x_BCHW)} samples; pass the class indices of this batch")
     background = background or Background()

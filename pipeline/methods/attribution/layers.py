@@ -14,6 +14,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.settings import nearest
+from pipeline.methods.attribution.background import Background
+from pipeline.methods.attribution.passes import Passes, passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
 
@@ -149,7 +151,7 @@ def find_place(model: nn.Module, x_BCHW: torch.Tensor, *, layer: str | None, met
     return found
 
 
-def flow(model: Forward, x_BCHW: torch.Tensor, score: Score, *, layer: str | None, method: str) -> Flow:
+def flow(model: Forward, x_BCHW: torch.Tensor, score: Score, *, layer: str | None, background: Background, method: str) -> Flow:
     """Activations of a layer and the score's gradients by them, by one forward pass and a backward pass down to that layer.
 
     No parameter gets a gradient, and nothing below the layer is kept for one.
@@ -159,28 +161,40 @@ def flow(model: Forward, x_BCHW: torch.Tensor, score: Score, *, layer: str | Non
         x_BCHW: inputs as the model gets them.
         score: what is explained of each sample.
         layer: see `find_place`.
+        background: bounds the memory of a pass.
         method: for messages.
 
     Raises:
         ValueError: the model is no module, has no such layer, or its logits do not depend on it.
     """
     module = module_of(model, method=method)
-    place = find_place(module, x_BCHW, layer=layer, method=method)
-    with torch.enable_grad():
-        output, score_B = _held(module, place, x_BCHW, score)
-        gradient = torch.autograd.grad(score_B.sum(), output, allow_unused=True)[0] if score_B.requires_grad else None
-    if gradient is None:
-        raise ValueError(f"{method}: the logits do not depend on layer {place.layer!r}; name another one")
-    return Flow(place=place, activation_BDP=place.maps(output.detach()), gradient_BDP=place.maps(gradient))
+    place, passes = find_place(module, x_BCHW, layer=layer, method=method), passes_of(module, x_BCHW, memory_bytes=background.memory_bytes)
+    outputs, gradients = [], []
+    for samples in samples_of(passes, x_BCHW):
+        with torch.enable_grad():
+            output, score_B = _held(module, place, passes.laid_out(x_BCHW[samples].detach()), score.at(samples))
+            gradient = torch.autograd.grad(score_B.sum(), output, allow_unused=True)[0] if score_B.requires_grad else None
+        if gradient is None:
+            raise ValueError(f"{method}: the logits do not depend on layer {place.layer!r}; name another one")
+        outputs.append(place.maps(output.detach()))
+        gradients.append(place.maps(gradient))
+    return Flow(place=place, activation_BDP=torch.cat(outputs), gradient_BDP=torch.cat(gradients))
 
 
-def activation(model: Forward, x_BCHW: torch.Tensor, *, layer: str | None, method: str) -> tuple[Place, torch.Tensor]:
-    """(B, D, P) activations of a layer and its place, by one forward pass. See `flow`."""
+def activation(
+    model: Forward, x_BCHW: torch.Tensor, *, layer: str | None, background: Background, method: str
+) -> tuple[Place, torch.Tensor]:
+    """The place of a layer and its activations (B, D, P), by one forward pass. See `flow`."""
     module = module_of(model, method=method)
-    place = find_place(module, x_BCHW, layer=layer, method=method)
+    place, passes = find_place(module, x_BCHW, layer=layer, method=method), passes_of(module, x_BCHW, memory_bytes=background.memory_bytes)
     with torch.no_grad():
-        output, _ = _held(module, place, x_BCHW, None)
-    return place, place.maps(output)
+        outputs = [_held(module, place, passes.laid_out(x_BCHW[samples]), None)[0] for samples in samples_of(passes, x_BCHW)]
+    return place, torch.cat([place.maps(output) for output in outputs])
+
+
+def samples_of(passes: Passes, x_BCHW: torch.Tensor) -> Iterator[slice]:
+    """The samples of each pass; of an empty batch one pass of none, whose shapes are needed all the same."""
+    return (samples for samples, _ in passes.parts(max(1, len(x_BCHW)), 1))
 
 
 def _held(model: nn.Module, place: Place, x_BCHW: torch.Tensor, score: Score | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -195,5 +209,5 @@ def _held(model: nn.Module, place: Place, x_BCHW: torch.Tensor, score: Score | N
         return kept[0].clone()
 
     with removed_after([model.get_submodule(place.layer).register_forward_hook(hold)]):
-        logits_BK = model(x_BCHW.detach())
+        logits_BK = model(x_BCHW)
     return kept[0], logits_BK if score is None else score(logits_BK)

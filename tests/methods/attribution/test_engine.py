@@ -91,6 +91,12 @@ def test_the_model_is_left_as_found_by_an_error_too(model):
     assert_same(state(model), before)
 
 
+@over_all_methods
+def test_a_score_of_another_batch_is_refused(method, model):
+    with pytest.raises(ValueError, match="wanted one target a sample, got 6 for 2 samples; pass the class indices of this batch"):
+        attribute(method(), model, X[:2], SCORE, background=BACKGROUND)
+
+
 def test_a_model_without_gradients_gets_none(model):
     model.zero_grad()
     attribute(IntegratedGradients(), model, X, SCORE, background=BACKGROUND)
