@@ -6,10 +6,10 @@ from torch import nn
 
 from pipeline.methods.attribution import ATTRIBUTIONS, Score, attribute
 from pipeline.methods.inference import full_float32, judged
-from tests.methods.attribution.support import background_of
+from tests.methods.attribution.support import background_of, model_for
 
 SWITCHES = (torch.backends.cudnn, torch.backends.cuda.matmul)
-X, TARGET = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0])
+X, TARGET = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0])
 
 
 def allowed():
@@ -29,12 +29,12 @@ def caller(request):
 
 
 class Watched(nn.Module):
-    """A linear model that notes at each call whether TF32 is allowed."""
+    """A model that notes at each call whether TF32 is allowed; a linear one unless given."""
 
-    def __init__(self):
+    def __init__(self, layers=None):
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(9, 2))
+        self.layers = layers or nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
         self.seen = []
 
     def forward(self, x):
@@ -53,7 +53,7 @@ def test_tf32_is_off_inside_and_as_the_caller_had_it_after_an_error_too(caller):
 
 @pytest.mark.parametrize("method", ATTRIBUTIONS, ids=lambda m: m.__name__)
 def test_no_attribution_uses_tf32(method):
-    model = Watched()
+    model = Watched(model_for(method, (1, 4, 4)).float())
     attribute(method(), model, X, Score(TARGET), background=background_of(X))
     assert all(seen == [False, False] for seen in model.seen)
 

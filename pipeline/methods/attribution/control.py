@@ -25,7 +25,7 @@ class RandomControl(BlackBoxMethod):
         return drawn_normal(background.streams_for(x_BCHW, method="method random"), x_BCHW)
 
 
-class ConstantControl(Settings):
+class ConstantControl(BlackBoxMethod):
     """One everywhere: where features are ranked, their order in the sample decides."""
 
     sums_from = no_sum
@@ -36,7 +36,7 @@ class ConstantControl(Settings):
         return torch.ones_like(x_BCHW.detach())
 
 
-class InputMagnitude(Settings):
+class InputMagnitude(BlackBoxMethod):
     """Size of the input values, as the model gets them: how far they are from 0, for normalised images from the mean pixel."""
 
     sums_from = no_sum
@@ -47,7 +47,7 @@ class InputMagnitude(Settings):
         return x_BCHW.detach().abs()
 
 
-class EdgeDetector(Settings):
+class EdgeDetector(BlackBoxMethod):
     """Sobel's edges of each channel, which many maps resemble that ignore the model (Adebayo et al. 2018, arXiv:1810.03292, fig. 1)."""
 
     sums_from = no_sum
