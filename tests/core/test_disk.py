@@ -6,9 +6,7 @@ import subprocess
 import pytest
 
 from pipeline.core.store import Store, StoreError
-from tests.core.support import FACTS
-
-STEP = "pretrain/0123456789abcdef"
+from tests.core.support import FACTS, STEP
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.core import owners
 from pipeline.core import store as store_module
-from pipeline.core.store import OWNER, OwnedError, Store, StoreError
+from pipeline.core.store import OWNER, OwnedError, StoreError
+from tests.core.support import publish
 
 ROOT = Path(__file__).parents[2]
 STEP = "retrain/0123456789abcdef"
@@ -30,13 +31,6 @@ for line in sys.stdin:
     except OwnedError as error:
         print(error, flush=True)
 """
-
-
-@pytest.fixture
-def store(tmp_path):
-    made = Store(tmp_path / "store")
-    made.make_root()
-    return made
 
 
 @pytest.fixture
@@ -233,3 +227,33 @@ def test_folders_that_are_always_removed_are_told(store, monkeypatch):
     monkeypatch.setattr(store_module.tempfile, "mkdtemp", removed)
     with pytest.raises(StoreError, match="changed hands a hundred times; is something deleting files"), store.attempt(STEP):
         pytest.fail("work began")
+
+
+def test_a_live_owner_is_named(store):
+    with store.attempt(STEP):
+        owner = store.owner(STEP)
+        assert owner is not None
+        with pytest.raises(OwnedError, match=rf"{STEP} is being made by process {owner.pid} on {owner.host}; wait for it, or end"):
+            store.attempt(STEP).__enter__()
+    assert store.owner(STEP) is None
+
+
+def test_an_attempt_that_can_not_be_set_up_is_owned_by_nobody(store, monkeypatch):
+    def full(folder, target):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "_rename_folder", full)
+        with pytest.raises(StoreError, match=r"partial can not be written \(No space left on device\); check space"), store.attempt(STEP):
+            pytest.fail("work began")
+    assert store.owner(STEP) is None
+    assert list(store.partial(STEP).iterdir()) == []
+    assert publish(store, STEP)
+
+
+@pytest.mark.parametrize(
+    ("env", "task"),
+    [({}, None), ({"SLURM_JOB_ID": "9"}, "9"), ({"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}, "7_3")],
+)
+def test_a_slurm_task_is_named_as_squeue_names_it(env, task):
+    assert owners.slurm_task(env) == task

@@ -1,10 +1,13 @@
-"""One undisturbed sweep, for all tests that hold another against it or damage a copy of it."""
+"""One undisturbed sweep, for all tests that hold another against it or damage a copy of it; and experiments out of text."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from jobs.experiment import Experiment, load_experiment
 from tests.jobs.support import submit, write_experiment
 
 
@@ -34,3 +37,15 @@ def undisturbed(tiny, tmp_path_factory) -> Path:
 def finished(undisturbed, tmp_path) -> Path:
     """A copy of that store, to be changed."""
     return Path(shutil.copytree(undisturbed, tmp_path / "store"))
+
+
+@pytest.fixture
+def load(tmp_path) -> Callable[..., Experiment]:
+    """Load an experiment out of text, or out of its parts."""
+
+    def load(text: str | None = None, *overrides: str, **parts: object) -> Experiment:
+        path = tmp_path / "e.yaml"
+        path.write_text(yaml.safe_dump({"experiment": "e", **parts}) if text is None else text)
+        return load_experiment(str(path), overrides=overrides)
+
+    return load
