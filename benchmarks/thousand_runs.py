@@ -165,6 +165,8 @@ def measure(env: dict[str, str], folder: Path, num_runs: int) -> tuple[dict[str,
     plan = find_plan("grouped", store)
     times[f"run, {len(tasks_of(plan, store))} tasks"] = ran_s
     times["status, all done"] = seconds(env, "status", "grouped", repeat=3)
+    times["status --by run, all done"] = seconds(env, "status", "grouped", "--by", "run", repeat=3)
+    times["status --usage, all done"] = seconds(env, "status", "grouped", "--usage", repeat=3)
     times["collect"] = seconds(env, "collect", "grouped", "--strict")
     return times, plan
 
