@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.experiment import load_experiment
-from jobs.planning import make_plan
 from jobs.run import DONE, FAILED, NO_RECORD, Task, run_task, run_tasks
 from jobs.stops import REQUEUE
 from pipeline.core.plan import Plan
 from pipeline.core.store import Store
-from tests.jobs.support import ROOT, attrain
-from tests.jobs.test_stops import StopAtPoll
+from tests import support
+from tests.jobs.support import attrain
+from tests.support import ROOT, StopAtPoll, on_ranks, task
 
 EXPERIMENT = """
 experiment: several
@@ -31,17 +30,14 @@ DIVERGING, GOOD, OTHER = 0, 1, 2
 @pytest.fixture
 def planned(tmp_path) -> tuple[Plan, Store]:
     """A plan with its data prepared."""
-    (tmp_path / "several.yaml").write_text(EXPERIMENT)
-    store = Store(tmp_path / "store")
-    plan = make_plan(load_experiment(str(tmp_path / "several.yaml")), store)
-    assert run_task(Task(plan=plan, store=store, step=plan.step("prepare", 0), data_root=Path(), wait_s=0)) == DONE
-    return plan, store
+    made = support.planned(EXPERIMENT, tmp_path)
+    assert run_task(task(made, "prepare")) == DONE
+    return made
 
 
 def tasks(planned: tuple[Plan, Store], *indices: int, polls: int = 10**6) -> list[Task]:
-    plan, store = planned
     stop = StopAtPoll(polls)
-    return [Task(plan=plan, store=store, step=plan.step("pretrain", i), data_root=Path(), wait_s=0, stop=stop) for i in indices]
+    return [task(planned, "pretrain", index, stop=stop) for index in indices]
 
 
 def is_done(planned: tuple[Plan, Store], index: int) -> bool:
@@ -92,44 +88,23 @@ def on_two_ranks(planned: tuple[Plan, Store], *options: str | Path) -> list[tupl
     """(exit code, what it printed) of each of two ranks, as srun starts them."""
     plan, store = planned
     command = [sys.executable, "-m", "jobs", "run", "--plan", plan.folder, "--stage", "pretrain", "--store", store.root, *options]
-    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
-    processes = [
-        subprocess.Popen(
-            command,
-            env=env | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURMD_NODENAME": node},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank, node in (("0", "localhost"), ("1", "node2"))
-    ]
-    found = []
-    for process in processes:
-        with process:
-            try:
-                output, _ = process.communicate(timeout=240)
-            finally:
-                process.kill()
-        lines = output.splitlines()
-        assert all(line.startswith("[rank ") for line in lines), output
-        found.append((process.returncode, [line for line in lines if "[Gloo]" not in line]))  # gloo's own come from C++.
-    return found
+    srun = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    ranks = [{"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURMD_NODENAME": node} for rank, node in (("0", "localhost"), ("1", "node2"))]
+    ended = [(code, printed.splitlines()) for code, printed in on_ranks(command, [srun | rank for rank in ranks])]
+    assert all(line.startswith("[rank ") for _, lines in ended for line in lines), ended
+    return [(code, [line for line in lines if "[Gloo]" not in line]) for code, lines in ended]  # gloo's own come from C++.
 
 
-def test_two_ranks_do_the_same_steps_in_one_process_group_and_label_every_line(planned, tmp_path):
-    (first, second) = on_two_ranks(planned, "--index", "1", "--index", "2", "--done-file", tmp_path / "done")
-    names = [planned[0].step("pretrain", index).name for index in (1, 2)]
-    lines = [f"{names[0]} is done", "pretrain-1: exit code 0", f"{names[1]} is done", "pretrain-2: exit code 0"]
-    assert first == (0, [f"[rank 0 of 2, localhost] {line}" for line in lines])
-    assert second == (0, [f"[rank 1 of 2, node2] {line}" for line in lines if "exit code" in line])
-    assert (tmp_path / "done").exists()
-
-
-def test_a_failure_of_ranks_at_work_is_the_end_of_them_all(planned):
-    found = on_two_ranks(planned, "--index", str(DIVERGING), "--index", str(GOOD))
+def test_two_ranks_do_steps_in_one_process_group_label_every_line_and_end_together_when_one_fails(planned):
+    found = on_two_ranks(planned, "--index", str(GOOD), "--index", str(DIVERGING), "--index", str(OTHER))
     assert [code for code, _ in found] == [FAILED, FAILED]
-    assert all("NonFiniteLossError" in lines[-2] and lines[-1].endswith("] pretrain-0: exit code 1") for _, lines in found)
-    assert not planned[1].attempts(planned[0].step("pretrain", GOOD).name)
+    (first, second) = (lines for _, lines in found)
+    done = [f"{planned[0].step('pretrain', GOOD).name} is done", "pretrain-1: exit code 0"]
+    assert first[:2] == [f"[rank 0 of 2, localhost] {line}" for line in done]
+    assert second[0] == f"[rank 1 of 2, node2] {done[1]}"
+    assert all("NonFiniteLossError" in lines[-2] and lines[-1].endswith("] pretrain-0: exit code 1") for lines in (first, second))
+    assert [is_done(planned, index) for index in (GOOD, DIVERGING)] == [True, False]
+    assert not planned[1].attempts(planned[0].step("pretrain", OTHER).name)
 
 
 def test_two_ranks_that_are_asked_to_stop_end_with_one_code_and_begin_nothing(planned, tmp_path):

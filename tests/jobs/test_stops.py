@@ -2,17 +2,15 @@
 
 import json
 import signal
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from jobs.experiment import load_experiment
-from jobs.planning import make_plan
-from jobs.run import DONE, FAILED, Task, run_task
+from jobs.run import DONE, FAILED, run_task
 from jobs.stops import REQUEUE, StopFlag, stops_without_progress
 from pipeline.core.plan import Plan
 from pipeline.core.store import FAILURE, Store
+from tests import support
+from tests.support import StopAtPoll, task
 
 EXPERIMENT = """
 experiment: stops
@@ -24,28 +22,13 @@ base:
 NUM_STEPS = 15
 
 
-@dataclass
-class StopAtPoll:
-    """Asked the given number of times, it says stop. The first time is before the step begins."""
-
-    polls: int
-    cause: str = "time_limit"
-
-    def __call__(self) -> bool:
-        self.polls -= 1
-        return self.polls <= 0
-
-
 @pytest.fixture
 def planned(tmp_path) -> tuple[Plan, Store]:
-    (tmp_path / "stops.yaml").write_text(EXPERIMENT)
-    store = Store(tmp_path / "store")
-    return make_plan(load_experiment(str(tmp_path / "stops.yaml"), overrides=[]), store), store
+    return support.planned(EXPERIMENT, tmp_path)
 
 
 def attempt(planned: tuple[Plan, Store], stage: str, polls: int = 10**6, *, cause: str = "time_limit") -> int:
-    plan, store = planned
-    return run_task(Task(plan=plan, store=store, step=plan.step(stage, 0), data_root=Path(), wait_s=0, stop=StopAtPoll(polls, cause=cause)))
+    return run_task(task(planned, stage, stop=StopAtPoll(polls, cause=cause)))
 
 
 def failures(planned: tuple[Plan, Store], stage: str) -> list[dict[str, object]]:
@@ -158,7 +141,7 @@ def checkpoints_of(planned: tuple[Plan, Store]) -> list[str]:
 @pytest.mark.parametrize(("every_s", "steps"), [(300, [3]), (0, [2, 3])])
 def test_the_time_between_checkpoints_is_a_setting(planned, tmp_path, every_s, steps):
     resources = f"resources={{pretrain: {{checkpoint_every_s: {every_s}}}}}"
-    other = make_plan(load_experiment(str(tmp_path / "stops.yaml"), overrides=[resources]), planned[1]), planned[1]
+    other = support.planned(EXPERIMENT, tmp_path, resources)
     assert [step.key for step in other[0].steps] == [step.key for step in planned[0].steps]
     assert attempt(other, "prepare") == DONE
     assert attempt(other, "pretrain", 4) == REQUEUE

@@ -16,6 +16,7 @@ from pipeline.core.context import Context
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.ranks import Ranks
 from pipeline.core.store import Store
+from tests.support import StopAtPoll
 
 BATCH_SIZE = 16
 
@@ -55,21 +56,10 @@ class Attempts:
         return out, context
 
 
-class Countdown:
-    """True from the given call on."""
-
-    def __init__(self, calls: int) -> None:
-        self.calls = calls
-
-    def __call__(self) -> bool:
-        self.calls -= 1
-        return self.calls <= 0
-
-
 def main() -> None:
     """One attempt that does not live to its end."""
     plan, store, stage, folder, kill_at = sys.argv[1:]
-    countdown = Countdown(int(kill_at))
+    countdown = StopAtPoll(int(kill_at))
 
     def die_in_time() -> None:
         if countdown():

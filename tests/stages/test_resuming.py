@@ -13,9 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.experiment import load_experiment
-from jobs.planning import make_plan
-from jobs.run import DONE, Task, run_task
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.plan import Plan
 from pipeline.core.ranks import Ranks
@@ -24,7 +21,8 @@ from pipeline.methods.datasets import MnistSmall
 from pipeline.methods.training.ddp import import_ddp
 from pipeline.stages import prepare
 from tests.stages import attempts
-from tests.stages.attempts import BATCH_SIZE, Attempts, Countdown
+from tests.stages.attempts import BATCH_SIZE, Attempts
+from tests.support import StopAtPoll, planned, run_all
 
 ROOT = Path(__file__).parents[2]
 NUM_TRAIN, NUM_TEST = 100, 100
@@ -52,13 +50,9 @@ over_all_stages = pytest.mark.parametrize("stage", NUM_BATCHES)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Plan, Store]:
     """All steps, for their inputs."""
-    folder = tmp_path_factory.mktemp("resuming")
-    (folder / "resuming.yaml").write_text(EXPERIMENT)
-    store = Store(folder / "store")
-    plan = make_plan(load_experiment(str(folder / "resuming.yaml")), store)
-    for step in plan.steps:
-        assert run_task(Task(plan=plan, store=store, step=step, data_root=folder, wait_s=0)) == DONE
-    return plan, store
+    made = planned(EXPERIMENT, tmp_path_factory.mktemp("resuming"))
+    run_all(made)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +72,7 @@ def test_a_stage_that_is_stopped_again_and_again_ends_as_if_undisturbed_and_does
     tries, done = Attempts(made[0].step(stage, 0), made[1], tmp_path), []
     for _ in range(NUM_BATCHES[stage]):
         try:
-            out, _ = tries.run(should_stop=Countdown(polls), batch_done=lambda: done.append(1))
+            out, _ = tries.run(should_stop=StopAtPoll(polls), batch_done=lambda: done.append(1))
             break
         except StopRequested:
             continue
@@ -103,7 +97,7 @@ def stopped(made, folder: Path, stage: str, *, polls: int) -> Attempts:
     """A first attempt that was stopped, with a checkpoint after each batch."""
     tries = Attempts(made[0].step(stage, 0), made[1], folder)
     with pytest.raises(StopRequested):
-        tries.run(should_stop=Countdown(polls), every_s=0.0)
+        tries.run(should_stop=StopAtPoll(polls), every_s=0.0)
     return tries
 
 
@@ -189,7 +183,7 @@ def on_rank(rank: int, plan: str, store: str, folder: str) -> None:
             disturbed = tries(stage, name)
             never = 10**6
             try:  # Rank 1 alone is asked to stop.
-                disturbed.run(should_stop=Countdown(3 if rank == 1 else never), every_s=0.0)
+                disturbed.run(should_stop=StopAtPoll(3 if rank == 1 else never), every_s=0.0)
             except StopRequested as stop:
                 (Path(folder) / f"{stage}-{name}-{rank}").write_text(str(stop))
             if name == "uneven" and rank == 1:  # As if killed before its last checkpoint.
@@ -225,7 +219,7 @@ def test_what_two_ranks_left_is_begun_anew_on_one(made, undisturbed, two_ranks, 
 
 
 def test_without_a_folder_for_them_no_checkpoints_are_kept(made, tmp_path):
-    context = Context(should_stop=Countdown(2), batch_size=BATCH_SIZE)
+    context = Context(should_stop=StopAtPoll(2), batch_size=BATCH_SIZE)
     step = made[0].step("prepare", 0)
     with pytest.raises(StopRequested):
         prepare.run(**attempts.settings_of(step), inputs={}, out=tmp_path, context=context)

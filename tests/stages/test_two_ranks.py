@@ -1,7 +1,5 @@
 """Two processes make the artifacts of one."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,14 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from jobs.experiment import load_experiment
-from jobs.planning import make_plan
-from jobs.run import DONE, Task, run_task
+from jobs.run import DONE, run_task
 from pipeline.core.plan import Plan
 from pipeline.core.store import Store
 from pipeline.stages.artifacts import read_array
+from tests.support import ROOT, on_ranks, planned, run_all, task
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
 experiment: ranks
 base:
@@ -31,36 +27,12 @@ base:
 """
 
 
-def plan_at(folder: Path) -> tuple[Plan, Store]:
-    folder.mkdir()
-    path = folder / "ranks.yaml"
-    path.write_text(EXPERIMENT)
-    store = Store(folder / "store")
-    return make_plan(load_experiment(str(path)), store), store
-
-
 @pytest.fixture(scope="module")
 def one(tmp_path_factory) -> tuple[Plan, Store]:
     """All steps on one rank."""
-    plan, store = plan_at(tmp_path_factory.mktemp("ranks") / "one")
-    for step in plan.steps:
-        assert run_task(Task(plan=plan, store=store, step=step, data_root=Path(), wait_s=0)) == DONE
-    return plan, store
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "ATTRAIN"))}
-    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
-
-
-def end_of(processes: list[subprocess.Popen[str]]) -> None:
-    for process in processes:
-        with process:
-            try:
-                output, _ = process.communicate(timeout=240)
-            finally:
-                process.kill()
-        assert process.returncode == 0, output
+    made = planned(EXPERIMENT, tmp_path_factory.mktemp("one"))
+    run_all(made)
+    return made
 
 
 def assert_same_artifact(left: Path, right: Path) -> None:
@@ -83,20 +55,11 @@ def assert_same_artifact(left: Path, right: Path) -> None:
 
 
 def test_two_gloo_ranks_give_the_artifacts_of_one(one, tmp_path):
-    plan, store = plan_at(tmp_path / "two")
-    command = [sys.executable, str(ROOT / "tests" / "stages" / "ranks.py"), str(plan.folder), str(store.root)]
-    end_of(
-        [
-            subprocess.Popen(
-                command,
-                env=environment(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", PYTHONSAFEPATH="1"),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in (0, 1)
-        ]
-    )
+    plan, store = planned(EXPERIMENT, tmp_path)
+    command = [sys.executable, ROOT / "tests" / "stages" / "ranks.py", plan.folder, store.root]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "PYTHONSAFEPATH": "1"} for rank in (0, 1)]
+    ended = on_ranks(command, ranks)
+    assert [code for code, _ in ended] == [0, 0], ended
     assert [step.name for step in plan.steps] == [step.name for step in one[0].steps]
     for step in plan.steps:
         assert store.record(step.name)["num_processes"] == 2
@@ -106,11 +69,26 @@ def test_two_gloo_ranks_give_the_artifacts_of_one(one, tmp_path):
 
 @pytest.mark.slow
 def test_torchrun_runs_a_step_of_a_plan_through_the_command_line(one, tmp_path):
-    plan, store = plan_at(tmp_path / "two")
-    pretrain = plan.step("pretrain", 0)
-    assert run_task(Task(plan=plan, store=store, step=plan.step("prepare", 0), data_root=Path(), wait_s=0)) == DONE
+    plan, store = two = planned(EXPERIMENT, tmp_path)
+    pretrain, done_file = plan.step("pretrain", 0), tmp_path / "done"
+    assert run_task(task(two, "prepare")) == DONE
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "jobs"]
-    command = [*launcher, "run", "--plan", str(plan.folder), "--stage", "pretrain", "--index", "0", "--store", str(store.root)]
-    end_of([subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)])
+    command = [
+        *launcher,
+        "run",
+        "--plan",
+        plan.folder,
+        "--stage",
+        "pretrain",
+        "--index",
+        "0",
+        "--store",
+        store.root,
+        "--done-file",
+        done_file,
+    ]
+    ((code, printed),) = on_ranks(command, [{}])
+    assert code == 0, printed
+    assert done_file.exists()
     assert store.record(pretrain.name)["num_processes"] == 2
     assert_same_artifact(one[1].folder(pretrain.name), store.folder(pretrain.name))
