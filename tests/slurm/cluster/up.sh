@@ -85,7 +85,7 @@ DIR=$(cd "$DIR" && pwd -P)
 [[ $DIR =~ ^/[A-Za-z0-9._/-]+$ ]] || die "WORKDIR has characters SLURM would interpret: $DIR"
 ((${#DIR} <= 60)) || die "WORKDIR is too long for Unix socket names: $DIR"
 chmod 755 "$DIR" # munge clients must be able to reach the socket
-mkdir -p "$DIR"/{etc,run,log,state,spool,gpu}
+mkdir -p "$DIR"/{etc,run,log,state,spool,gpu,tmp}
 for f in "$DIR"/run/*.pid; do
   name=$(basename "$f" .pid)
   if is_alive "$name"; then die "$name is already running in $DIR"; fi
@@ -202,12 +202,13 @@ printf '127.0.0.1 %s # attrain-slurm %s\n' "${nodes[*]}" "$DIR" >>/etc/hosts
 # --- accounting ------------------------------------------------------------------------
 if [ "$accounting" -eq 1 ]; then
   db_socket="$DIR/run/mariadb.sock"
+  # A starting MariaDB removes all temporary tables that it finds in its tmpdir, those of others too.
   if [ ! -d "$DIR/db/mysql" ]; then
-    mariadb-install-db --no-defaults --user=root --datadir="$DIR/db" \
+    mariadb-install-db --no-defaults --user=root --datadir="$DIR/db" --tmpdir="$DIR/tmp" \
       --auth-root-authentication-method=socket --skip-test-db \
       >"$DIR/log/mariadb-install-db.out" 2>&1
   fi
-  launch mariadbd mariadbd --no-defaults --user=root --datadir="$DIR/db" \
+  launch mariadbd mariadbd --no-defaults --user=root --datadir="$DIR/db" --tmpdir="$DIR/tmp" \
     --socket="$db_socket" --port=$((port_base + 2)) --bind-address=127.0.0.1 \
     --pid-file="$DIR/run/own-mariadbd.pid" --skip-name-resolve \
     --innodb-buffer-pool-size=64M --innodb-log-file-size=16M \
