@@ -10,7 +10,7 @@
     lost       it was submitted, and nothing is known of it any more
     planned    nobody has been asked to run it
 
-An unknown state is never success.
+An unknown state is never success. While SLURM does not answer, what only it would know counts as queued or waiting, and says so.
 """
 
 import os
@@ -79,6 +79,8 @@ class _Elements:
     """{'A_t': how the attempt before the newest ended}, where the accounting was asked and has one."""
     shared: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """{'A_t': the steps that are not done} of an element that holds several."""
+    answered: bool = True
+    """Whether squeue did, or need not be asked."""
 
 
 def status_of(plan: Plan, store: Store, *, accounted: Sequence[accounting.Accounted] | None = None) -> list[StepStatus]:
@@ -133,6 +135,9 @@ def _status(step: PlannedStep, job: str | None, glances: Mapping[str, Glance], e
         return StepStatus(step, "stopped", CANCELLED, job, slurm_state=state)
     if state:
         return StepStatus(step, "failed", how_it_ended(state, detail), job, slurm_state=state)
+    if job is not None and not elements.answered:
+        inputs_there = all(glances[name].done for name in step.inputs.values())
+        return StepStatus(step, "queued" if inputs_there else "waiting", "SLURM does not answer", job)
     if job is not None:
         return StepStatus(step, "lost", f"job {job} is unknown to SLURM and left no record", job)
     if seen.partial:
@@ -179,12 +184,14 @@ def _ask_slurm(jobs: Mapping[str, str], glances: Mapping[str, Glance], accounted
     if not jobs:
         return _Elements()
     env = slurm.clean_environment(os.environ)
+    answered = True
     try:
         now = slurm.live_elements({job.split("_")[0] for job in jobs.values()}, env=env)
     except (OSError, slurm.SchedulerError):
-        now = {}
+        now, answered = {}, False
     forgotten = {job for name, job in jobs.items() if job not in now and not glances[name].owner}
-    again = {job for name, job in jobs.items() if glances[name].attempt > 1 or (job in now and now[job][1] == "BeginTime")}
+    pending = {job for job, (state, _) in now.items() if state == "PENDING"}
+    again = {job for name, job in jobs.items() if glances[name].attempt > (0 if job in pending else 1)}
     attempts: dict[str, list[accounting.Accounted]] = defaultdict(list)
     if accounted is None:
         accounted = accounting.ask({job.split("_")[0] for job in forgotten | again}, env=env, with_steps=False) or []
@@ -192,7 +199,7 @@ def _ask_slurm(jobs: Mapping[str, str], glances: Mapping[str, Glance], accounted
         attempts[attempt.job].append(attempt)
     newest = {job: (found[-1].state, f"exit code {found[-1].exit_code}") for job, found in attempts.items()}
     before = {job: _before(found, now.get(job)) for job, found in attempts.items()}
-    return _Elements(newest | now, before, _shared(jobs))
+    return _Elements(newest | now, before, _shared(jobs), answered)
 
 
 def _before(attempts: Sequence[accounting.Accounted], now: tuple[str, str] | None) -> str:

@@ -52,12 +52,12 @@ def plan(tmp_path: Path) -> Plan:
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Lets squeue and sacct answer with some text; sacct's answer None is that of a cluster without accounting."""
+    """Lets squeue and sacct answer with some text; None is an error: the controller is away, or there is no accounting."""
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     (tmp_path / "bin").mkdir()
 
-    def answer(squeue: str, sacct: str | None = None) -> None:
-        for name, text, code in (("squeue", squeue, 0), ("sacct", sacct or "", int(sacct is None))):
+    def answer(squeue: str | None, sacct: str | None = None) -> None:
+        for name, text, code in (("squeue", squeue or "", int(squeue is None)), ("sacct", sacct or "", int(sacct is None))):
             (tmp_path / name).write_text(text)
             script = tmp_path / "bin" / name
             script.write_text(f"#!/bin/sh\necho call >>'{tmp_path}/{name}.calls'\ncat '{tmp_path}/{name}'\nexit {code}\n")
@@ -188,6 +188,13 @@ def test_what_nobody_knows_is_lost(plan, store, slurm):
     assert of("pretrain/bb", status_of(plan, store)).reason == f"job {JOB} is unknown to SLURM and left no record"
 
 
+def test_a_step_is_not_lost_while_slurm_does_not_answer(plan, store, slurm):
+    submitted(plan, pretrain_bb=JOB, evaluate_bb="8_1")
+    slurm(None)
+    found = [of(name, status_of(plan, store)) for name in ("pretrain/bb", "evaluate/bb")]
+    assert [(one.state, one.reason) for one in found] == [("queued", "SLURM does not answer"), ("waiting", "SLURM does not answer")]
+
+
 AGAIN = {
     "preempted": (row("PREEMPTED"), 75, "2nd attempt after preemption (PREEMPTED)"),
     "its node was lost": (row("NODE_FAIL"), None, "2nd attempt after a node failure (NODE_FAIL)"),
@@ -201,9 +208,10 @@ def test_a_requeued_step_says_after_what(plan, store, slurm, what):
     sacct, code, words = AGAIN[what]
     fail(store, "pretrain/bb", code)
     submitted(plan, pretrain_bb=JOB)
-    slurm(f"{JOB}|PENDING|BeginTime\n", sacct)
-    queued = of("pretrain/bb", status_of(plan, store))
-    assert (queued.state, queued.reason) == ("queued", f"requeued, starts again soon (BeginTime), {words}")
+    for reason, why in (("BeginTime", "requeued, starts again soon"), ("Priority", "others have a higher priority")):
+        slurm(f"{JOB}|PENDING|{reason}\n", sacct)
+        queued = of("pretrain/bb", status_of(plan, store))
+        assert (queued.state, queued.reason) == ("queued", f"{why} ({reason}), {words}")
 
     slurm(f"{JOB}|RUNNING|None\n", sacct and sacct + row("RUNNING"))
     with store.attempt("pretrain/bb"):
