@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 import pytest
@@ -27,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent / "cluster"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
+WAIT_S = 180
+"""How long anything is waited for unless the time is the point: the machine may be busy with other work."""
 SCHEDULER_VARIABLES = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_")
 
 
@@ -38,7 +41,7 @@ class Cluster:
     env: Mapping[str, str]
     """For subprocesses: this environment with SLURM_CONF, and without the variables of any other cluster."""
 
-    def run(self, *command: str | Path, stdin: str = "", timeout_s: float = 60) -> str:
+    def run(self, *command: str | Path, stdin: str = "", timeout_s: float = WAIT_S) -> str:
         """Run a command on the login node; its standard output.
 
         Raises:
@@ -87,7 +90,7 @@ class Cluster:
                 found[next(int(line.partition("=")[2]) for line in env if line.startswith("SLURM_PROCID="))] = int(process.name)
         return found
 
-    def wait(self, *job_ids: str, timeout_s: float = 60) -> dict[str, str]:
+    def wait(self, *job_ids: str, timeout_s: float = WAIT_S) -> dict[str, str]:
         """Wait until these jobs, or all, have ended and the accounting knows it; their states as `sacct` gives them.
 
         Raises:
@@ -107,7 +110,7 @@ class Cluster:
                 raise TimeoutError(f"not ended after {timeout_s} s: {left}")
             time.sleep(0.5)
 
-    def wait_until(self, reached: Callable[[], bool], timeout_s: float = 90) -> None:
+    def wait_until(self, reached: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
         """Wait until something is so, asked every so often."""
         deadline = time.monotonic() + timeout_s
         while not reached():
@@ -179,7 +182,7 @@ class User:
         kept = {name: value for name, value in self.cluster.env.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return kept | {"PATH": path, "ATTRAIN_STORE": str(self.store), "COLUMNS": "200"}
 
-    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdout: int | IO[str] = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
         """Start `attrain` with some arguments and leave it to itself; standard error goes with standard output."""
         command = [sys.executable, "-m", "jobs", *arguments]
         return subprocess.Popen(
@@ -187,12 +190,12 @@ class User:
             cwd=self.checkout,
             env=self.env | variables,
             text=True,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 
-    def attrain(self, *arguments: str, code: int = 0, timeout_s: float = 120) -> str:
+    def attrain(self, *arguments: str, code: int = 0, timeout_s: float = WAIT_S) -> str:
         """What `attrain` prints; fails unless it ends with the code."""
         printed, _ = (process := self.start(*arguments)).communicate(timeout=timeout_s)
         assert process.returncode == code, printed
@@ -215,13 +218,48 @@ class User:
         entries = ([json.loads(line) for line in journal.read_text().splitlines()] for journal in journals)
         return [{entry["array"]: entry["job"] for entry in journal if entry.get("job")} for journal in entries]
 
-    def wait(self, experiment: str, timeout_s: float = 240) -> dict[str, str]:
+    def wait(self, experiment: str, timeout_s: float = 2 * WAIT_S) -> dict[str, str]:
         """Wait until all jobs of an experiment have ended; their states by 'A_t'."""
         return self.cluster.wait(*(job for jobs in self.submissions(experiment) for job in jobs.values()), timeout_s=timeout_s)
 
-    def at_work(self, stage: str) -> set[str]:
-        """Steps of a stage whose attempts have left a checkpoint and are not whole yet."""
-        return {f"{stage}/{path.parents[2].stem}" for path in self.store.glob(f"{stage}/*.partial/*/scratch/checkpoint-*")}
+    @contextlib.contextmanager
+    def frozen(self, stage: str, number: int = 1, *, attempt: int = 1, after: str = "") -> Iterator[dict[str, int]]:
+        """The processes of some steps of a stage stand still, as on a slow disk, until the block ends; {'A_t': process id}.
+
+        Whatever is done in the block meets them at work, however busy the machine is.
+
+        Args:
+            stage: of the steps.
+            number: of processes to wait for.
+            attempt: number of the steps' attempt.
+            after: files that each has to have left in its attempt's folder, such as 'scratch/checkpoint-*'.
+
+        Raises:
+            TimeoutError: fewer have begun; the message holds the queue.
+        """
+        found: dict[str, int] = {}
+        deadline = time.monotonic() + WAIT_S
+        try:
+            while len(found) < number:
+                for owner in self.store.glob(f"{stage}/*.partial/{attempt:04d}/{OWNER}"):
+                    if after and not any(owner.parent.glob(after)):
+                        continue
+                    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # Its step ended just now.
+                        facts = json.loads(owner.read_text())
+                        os.kill(facts["pid"], signal.SIGSTOP)
+                        found[facts["job"]] = facts["pid"]
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{len(found)} of {number} steps of {stage} are at work; the queue: {self.cluster.squeue()}")
+                time.sleep(0.001)
+            yield found
+        finally:
+            for pid in found.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def told_to_stop(self, elements: Iterable[str]) -> bool:
+        """Whether the batch scripts of all these elements have written their stop files."""
+        return all(any(self.store.glob(f"plans/*/submissions/stop.{element}.[0-9]")) for element in elements)
 
     def printed(self, step: str, experiment: str = "long") -> str:
         """All that a step printed, in all its attempts; nothing if it has not run yet."""
@@ -266,32 +304,8 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> str:
 def undisturbed(cluster: Cluster, checkout: Path, long: str, tmp_path_factory: pytest.TempPathFactory) -> User:
     """Who ran it without trouble, on this machine."""
     user = User(cluster, checkout, tmp_path_factory.mktemp("a user") / "the store")
-    user.attrain("submit", long, "--backend=local", timeout_s=300)
+    user.attrain("submit", long, "--backend=local")
     return user
-
-
-@contextlib.contextmanager
-def _standing_still(user: User, stage: str, timeout_s: float = 120) -> Iterator[None]:
-    deadline = time.monotonic() + timeout_s
-    while not (owners := list(user.store.glob(f"{stage}/*.partial/[0-9]*/{OWNER}"))):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"nobody began a step of {stage} within {timeout_s:g} s; the queue: {user.cluster.squeue()}")
-        time.sleep(0.001)
-    pid = json.loads(owners[0].read_text())["pid"]
-    os.kill(pid, signal.SIGSTOP)
-    stop_files = set((user.plan("long") / "submissions").glob("stop.*"))
-    try:
-        yield
-        user.cluster.wait_until(lambda: set((user.plan("long") / "submissions").glob("stop.*")) - stop_files)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    user.cluster.wait_until(lambda: not owners[0].exists())  # Else the next block would find it again.
-
-
-@pytest.fixture(scope="session")
-def standing_still() -> Callable[[User, str], contextlib.AbstractContextManager[None]]:
-    """`with standing_still(user, "prepare"):` a step of that stage begins and hangs, as on a slow disk, until it is told to stop."""
-    return _standing_still
 
 
 @pytest.fixture
@@ -332,7 +346,7 @@ def user(cluster: Cluster, new_user: Callable[[], User]) -> Iterator[User]:
     cluster.empty()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def closed(cluster: Cluster) -> Callable[[], contextlib.AbstractContextManager[None]]:
     """`with closed():` nothing in the queue starts meanwhile."""
 

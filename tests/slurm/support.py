@@ -7,10 +7,13 @@ experiment: long
 base:
   data: {dataset: mnist_small, num_train: 400, num_test: 100}
   model: {model: small_cnn}
-  pretraining: {epochs: 150}
+  pretraining: {epochs: 25}
 sweep: {seed: [0, 1]}
+resources: {pretrain: {checkpoint_every_s: 0}}
 """
-"""Two runs, five steps; training is long enough to be disturbed more than once."""
+"""Two runs, five steps; a training has 100 optimizer steps, with a checkpoint after each."""
+CHECKPOINT = "scratch/checkpoint-*.pt"
+"""What a training leaves in its attempt's folder."""
 
 
 def elements_of(job: str) -> list[str]:

@@ -5,6 +5,9 @@ import re
 
 import pytest
 
+from tests.slurm.conftest import WAIT_S
+from tests.slurm.support import CHECKPOINT, stops
+
 pytestmark = pytest.mark.slurm
 
 EXPERIMENT = """
@@ -35,13 +38,13 @@ def elements(user, stage):
     return {t: f"{job}_{t}" for t in range(2)}
 
 
-def at_work(user, index=1):
-    """Whether a pretrain step is."""
+def at_work(user):
+    """Whether the only pretrain step is."""
 
     def ask():
         process = user.start("status", "--all", "study")
-        printed, _ = process.communicate(timeout=60)
-        return re.search(rf"^ *running .*pretrain-{index}\b", printed, flags=re.MULTILINE) is not None
+        printed, _ = process.communicate(timeout=WAIT_S)
+        return re.search(r"^ *running .*pretrain-0\b", printed, flags=re.MULTILINE) is not None
 
     return ask
 
@@ -49,14 +52,13 @@ def at_work(user, index=1):
 @pytest.mark.parametrize("backend", ["slurm", "submitit"])
 def test_a_cancelled_run_leaves_a_checkpoint_and_the_others_finish_and_retry_carries_it_on(user, cluster, study, backend):
     user.attrain("submit", study, f"--backend={backend}")
-    cluster.wait_until(at_work(user))
-    cluster.wait_until(lambda: list(user.store.glob("pretrain/*.partial/*/progress.json")))
+    cluster.wait_until(lambda: list(user.store.glob(f"pretrain/*.partial/*/{CHECKPOINT}")))  # The quick one leaves none.
     printed = user.attrain("cancel", "study", "--run", "endless/seed=0")
     states = user.wait("study")
 
     assert "cancelled 2 jobs: 1 that waited, 1 at work that stopped when asked" in printed
     assert user.states("study", code=1)["evaluate"] == {"done": 1, "blocked": 1}
-    assert list(user.store.glob("pretrain/*.partial/*/scratch/checkpoint-*.pt"))
+    assert len(stops(user.printed("pretrain-1", "study"))) == 1
     assert cluster.squeue() == {}
     assert states[user.submissions("study")[0]["collect"]] == "COMPLETED"
     told = user.attrain("retry", "study", "--dry-run")
@@ -66,12 +68,9 @@ def test_a_cancelled_run_leaves_a_checkpoint_and_the_others_finish_and_retry_car
 
 def test_what_does_not_stop_when_asked_is_ended_after_the_wait(user, cluster, study):
     user.attrain("submit", study, "--set", ENDLESS)
-    cluster.wait_until(at_work(user, index=0))
-    element = elements(user, "pretrain")[0]
-    cluster.run("scancel", "--batch", "--signal=STOP", element)
-    cluster.run("scancel", "--signal=STOP", element)
-    printed = user.attrain("cancel", "study", "--wait", "2")
-    cluster.wait_until(lambda: not cluster.squeue())
+    with user.frozen("pretrain"):
+        printed = user.attrain("cancel", "study", "--wait", "2")
+        cluster.wait_until(lambda: not cluster.squeue())
 
     assert "1 at work that SLURM ends now, since they had not left after 2 s" in printed
     assert user.reasons("study", code=1)["pretrain-0"][0] == "stopped"
@@ -79,18 +78,18 @@ def test_what_does_not_stop_when_asked_is_ended_after_the_wait(user, cluster, st
 
 def test_after_a_fault_of_its_node_a_step_is_run_on_another(user, cluster, study):
     user.attrain("submit", study, "--set", ENDLESS)
-    cluster.wait_until(at_work(user, index=0))
+    cluster.wait_until(at_work(user))
     element = elements(user, "pretrain")[0]
     cluster.run("scontrol", "update", f"JobId={element}", "Requeue=0")
     node = cluster.run("squeue", "--noheader", "--format=%N", "--jobs", element).strip()
     cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     try:
         cluster.wait_until(lambda: cluster.sacct(element.split("_")[0]).get(element) == "NODE_FAIL")
-        cluster.wait_until(lambda: not cluster.squeue() and not at_work(user, index=0)())
+        cluster.wait_until(lambda: not cluster.squeue() and not at_work(user)())
         printed = user.attrain("retry", "study")
         again = elements(user, "pretrain")[0]
         shown = cluster.run("scontrol", "show", "job", again)
-        cluster.wait_until(at_work(user, index=0))
+        cluster.wait_until(at_work(user))
         elsewhere = cluster.run("squeue", "--noheader", "--format=%N", "--jobs", again).strip()
         user.attrain("cancel", "study", "--now")
     finally:

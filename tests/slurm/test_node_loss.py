@@ -1,54 +1,42 @@
 """A node that dies, and one that falls silent and comes back to life beside its replacement."""
 
 import contextlib
-import os
-import signal
 
 import pytest
 
-from tests.slurm.support import resumptions
+from tests.slurm.support import CHECKPOINT, resumptions
 
 pytestmark = pytest.mark.slurm
 
-FREQUENT = ("--set", "resources={pretrain: {time_min: 60}}")
 
-
-def nodes_of(cluster, elements):
-    return {cluster.runs(element)[-1][1] for element in elements}
-
-
-def run_again_elsewhere(user, cluster, elements, *, number):
-    """Wait: SLURM takes half a minute to find a node lost, and some seconds to run its elements on the other one."""
-    cluster.wait_until(lambda: all(len(cluster.runs(element)) == number + 1 for element in elements), timeout_s=120)
-    cluster.wait_until(lambda: all(len(resumptions(user.printed(f"pretrain-{i}"))) == number for i in range(2)), timeout_s=60)
+def nodes_of(cluster, array):
+    """Where its elements run. The accounting would know it a moment later."""
+    return set(cluster.run("squeue", "--noheader", "--array", "--states=RUNNING", "--format=%N", f"--jobs={array}").split())
 
 
 @pytest.fixture(scope="module")
 def lost(new_user, cluster, long):
     """Who submitted a sweep whose elements lost their node twice, when all has ended; their ids.
 
-    First the node dies with all that is on it. Then the second one falls silent: its processes stand still while SLURM runs the
-    elements again on the first, and go on beside them.
+    First the node dies with all that is on it, which SLURM finds out. Then the second one falls silent and is given up: its processes
+    stand still until SLURM has run the elements again on the first, and go on beside them.
     """
     user = new_user()
-    user.attrain("submit", long, *FREQUENT)
+    user.attrain("submit", long)
     pretrain = user.submissions("long")[0]["pretrain-0"]
     elements = [f"{pretrain}_{i}" for i in range(2)]
     try:
-        cluster.wait_until(lambda: len(user.at_work("pretrain")) == 2)
-        (first,) = nodes_of(cluster, elements)
-        cluster.node("crash", first)
-        run_again_elsewhere(user, cluster, elements, number=1)
-        cluster.node("start", first)
-        silent = [pid for element in elements for pid in cluster.tasks(element).values()]
-        for pid in silent:
-            os.kill(pid, signal.SIGSTOP)
-        (second,) = nodes_of(cluster, elements)
-        cluster.node("lose", second)
-        run_again_elsewhere(user, cluster, elements, number=2)
-        for pid in silent:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        with user.frozen("pretrain", 2, after=CHECKPOINT):
+            (first,) = nodes_of(cluster, pretrain)
+            cluster.node("crash", first)
+        with user.frozen("pretrain", 2, attempt=2, after=CHECKPOINT):
+            (second,) = nodes_of(cluster, pretrain)
+            cluster.node("start", first)
+            cluster.node("lose", second)
+            # SLURM would find it out in half a minute, as it did of the first.
+            cluster.run("scontrol", "update", f"NodeName={second}", "State=DOWN", "Reason=silent")
+            with user.frozen("pretrain", 2, attempt=3, after=CHECKPOINT):
+                pass
         user.wait("long")
     finally:
         for node in ("node1", "node2"):

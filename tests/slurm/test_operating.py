@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from tests.slurm.conftest import WAIT_S
+
 pytestmark = pytest.mark.slurm
 
 EXPERIMENT = """
@@ -21,31 +23,32 @@ RUN = "plain pictures/seed=0"
 
 
 @pytest.fixture(scope="module")
-def watched(new_user, cluster):
+def watched(new_user, cluster, closed):
     """Who submitted the sweep and requeued an element; what was printed, from before it began to after its end."""
     user = new_user()
     path = user.store.parent / "watched.yaml"
     path.write_text(EXPERIMENT)
     with contextlib.ExitStack() as stack:
 
-        def start(*arguments):
-            process = user.start(*arguments)
+        def start(*arguments, **options):
+            process = user.start(*arguments, **options)
             stack.callback(process.communicate)
             stack.callback(process.kill)
             return process
 
-        cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")
-        stack.callback(cluster.run, "scontrol", "update", "PartitionName=main", "State=UP")
-        user.attrain("submit", str(path))
-        printed = {"submitted": user.attrain("status", "watched")}
-        processes = {"watch": start("status", "--watch", "--every=1"), "follow": start("logs", "--follow", RUN)}
-        printed["interrupted"] = interrupt(start("status", "--watch", "--every=1"))
-        cluster.run("scontrol", "update", "PartitionName=main", "State=UP")
-        requeue(user, cluster, printed)
+        with closed():
+            user.attrain("submit", str(path))
+            printed = {"submitted": user.attrain("status", "watched")}
+            shown = user.store.parent / "watch"
+            watch = start("status", "--watch", "--every=1", stdout=stack.enter_context(shown.open("w")))
+            follow = start("logs", "--follow", RUN)
+            printed["interrupted"] = interrupt(start("status", "--watch", "--every=1"))
+            cluster.wait_until(shown.read_text)
+        requeue(user, cluster, closed, printed)
         user.wait("watched")
-        for name, process in processes.items():
-            printed[name], _ = process.communicate(timeout=60)
-            assert process.returncode == 0, printed[name]
+        printed["follow"], _ = follow.communicate(timeout=WAIT_S)
+        assert (follow.returncode, watch.wait(timeout=WAIT_S)) == (0, 0), printed["follow"]
+        printed["watch"] = shown.read_text()
     return user, printed
 
 
@@ -53,23 +56,25 @@ def interrupt(process):
     """'CODE: what it printed besides' of a process that gets an interrupt once it has shown something."""
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=30)
+    printed, _ = process.communicate(timeout=WAIT_S)
     return f"{process.returncode}: {printed}"
 
 
-def requeue(user, cluster, printed):
+def requeue(user, cluster, closed, printed):
     """Requeue an element at work; what is shown while it waits, and when it runs again."""
 
     def see(state):
+        # The accounting hears of a requeue a moment later.
         printed[state] = user.attrain("status", "--by=run", "watched")
-        return re.search(f"pretrain-0 {state}.* 2nd attempt", printed[state])
+        return re.search(f"pretrain-0 {state}.* 2nd attempt after a requeue", printed[state])
 
-    cluster.wait_until(lambda: user.reasons("watched").get("pretrain-0", ("", ""))[0] == "running")
-    cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")  # It stays in the queue until it has been seen there.
-    cluster.run("scontrol", "requeue", f"{user.submissions('watched')[0]['pretrain-0']}_0")
-    cluster.wait_until(lambda: see("queued"))
-    cluster.run("scontrol", "update", "PartitionName=main", "State=UP")
-    cluster.wait_until(lambda: see("running"))
+    # SLURM says that it runs before its step has begun: requeued then, it would have no first attempt.
+    with user.frozen("pretrain", 2), closed():
+        cluster.run("scontrol", "requeue", f"{user.submissions('watched')[0]['pretrain-0']}_0")
+        cluster.wait_until(lambda: see("queued"))
+        cluster.wait_until(lambda: "2nd attempt" in (user.store.parent / "watch").read_text())
+    with user.frozen("pretrain", attempt=2):
+        cluster.wait_until(lambda: see("running"))
 
 
 def test_what_is_queued_says_why_in_words(watched):
@@ -118,7 +123,7 @@ def test_the_usage_comes_from_the_accounting_by_stage_and_by_run(watched):
     row = re.search(r"^pretrain +2 of 2 +([\d.]+) s +(\d+) % +([\d.]+) +2 *$", by_stage, re.MULTILINE)
     assert row, by_stage
     assert float(row.group(1)) > 0
-    assert 10 <= int(row.group(2)) <= 200
+    assert 1 <= int(row.group(2)) <= 200  # It stood still for a while.
     assert 0.05 < float(row.group(3)) < 2
     assert "pretrain: memory: asked 2 GiB a node, used at most " in by_stage
     assert len(re.findall(r"^plain pictures/seed=\d +3 of 3 ", by_run, re.MULTILINE)) == 2
@@ -130,6 +135,6 @@ def test_the_tables_hold_what_a_run_used(watched):
     user, _ = watched
     user.attrain("collect", "watched")
     runs = pd.read_parquet(user.store / "results" / "watched" / "results.parquet")
-    assert runs["cost.cpu_efficiency"].between(0.1, 2).all()
+    assert runs["cost.cpu_efficiency"].between(0.01, 2).all()
     assert (runs["cost.max_memory_mb"] > 50).all()
     assert "cost.gpu_utilisation" not in runs

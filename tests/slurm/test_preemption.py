@@ -1,25 +1,29 @@
 """Elements that a partition of higher priority pushes aside, or that are sent back to the queue, go on where they were."""
 
+import os
+import signal
+
 import pytest
 
-from tests.slurm.support import resumptions, stops
+from tests.slurm.support import CHECKPOINT, resumptions, stops
 
 pytestmark = pytest.mark.slurm
 
 
-def push_aside(cluster):
-    """Run a job of the higher partition on all cores of both nodes, to its end."""
-    job = cluster.sbatch("true", "--partition=high", "--nodes=2", "--exclusive")
-    assert cluster.wait(job) == {job: "COMPLETED"}
+def push_aside(user, stage, number, *, attempt=1, after=""):
+    """Run a job of the higher partition on all cores of both nodes, to its end, when so many steps of the stage are at work."""
+    with user.frozen(stage, number, attempt=attempt, after=after) as at_work:
+        job = user.cluster.sbatch("true", "--partition=high", "--nodes=2", "--exclusive")
+        user.cluster.wait_until(lambda: user.told_to_stop(at_work))
+    assert user.cluster.wait(job) == {job: "COMPLETED"}
 
 
 @pytest.fixture(scope="module")
-def preempted(new_user, cluster, long):
+def preempted(new_user, long):
     """Who submitted a sweep whose two elements were preempted while they trained, when all has ended; their ids."""
     user = new_user()
     user.attrain("submit", long)
-    cluster.wait_until(lambda: len(user.at_work("pretrain")) == 2)
-    push_aside(cluster)
+    push_aside(user, "pretrain", 2, after=CHECKPOINT)
     user.wait("long")
     pretrain = user.submissions("long")[0]["pretrain-0"]
     return user, [f"{pretrain}_{i}" for i in range(2)]
@@ -43,14 +47,12 @@ def test_a_preempted_element_leaves_a_checkpoint_and_resumes_at_it(preempted, cl
     assert resumptions(printed) == stops(printed)
 
 
-def test_any_number_of_preemptions_is_no_lack_of_progress(user, cluster, long, standing_still):
+def test_any_number_of_preemptions_is_no_lack_of_progress(user, cluster, long):
     """What is preempted here has no checkpoint to leave: it begins anew each time."""
     user.attrain("submit", long, "--set", "base.pretraining.epochs=1")
     element = f"{user.submissions('long')[0]['prepare-0']}_0"
     for number in range(1, 4):
-        with standing_still(user, "prepare"):
-            high = cluster.sbatch("true", "--partition=high", "--nodes=2", "--exclusive")
-        assert cluster.wait(high) == {high: "COMPLETED"}
+        push_aside(user, "prepare", 1, attempt=number)
         cluster.wait_until(lambda number=number: len(cluster.runs(element)) == number + 1)
     user.wait("long")
 
@@ -65,12 +67,16 @@ def requeued(new_user, cluster, long):
     user = new_user()
     user.attrain("submit", long)
     pretrain = user.submissions("long")[0]["pretrain-0"]
-    cluster.wait_until(lambda: len(user.at_work("pretrain")) == 2)
-    shown = cluster.run("scontrol", "show", "job", f"{pretrain}_1")
-    cluster.run("scancel", "--batch", "--signal=USR2", f"{pretrain}_1")
-    cluster.wait_until(lambda: len(cluster.runs(f"{pretrain}_1")) == 2)
-    runs_of_the_other = len(cluster.runs(f"{pretrain}_0"))
-    cluster.run("scontrol", "requeue", f"{pretrain}_0")
+    by_hand, by_itself = (f"{pretrain}_{i}" for i in range(2))
+    with user.frozen("pretrain", 2, after=CHECKPOINT) as at_work:
+        shown = cluster.run("scontrol", "show", "job", by_itself)
+        cluster.run("scancel", "--batch", "--signal=USR2", by_itself)
+        cluster.wait_until(lambda: user.told_to_stop([by_itself]))
+        os.kill(at_work[by_itself], signal.SIGCONT)
+        cluster.wait_until(lambda: len(cluster.runs(by_itself)) == 2)
+        runs_of_the_other = len(cluster.runs(by_hand))
+        cluster.run("scontrol", "requeue", by_hand)
+        cluster.wait_until(lambda: user.told_to_stop([by_hand]))
     user.wait("long")
     return user, pretrain, shown, runs_of_the_other
 

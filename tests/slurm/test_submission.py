@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from tests.slurm.conftest import WAIT_S
+
 pytestmark = pytest.mark.slurm
 
 EXPERIMENT = """
@@ -44,7 +46,7 @@ def path_with(user, tmp_path):
 def test_a_third_array_that_sbatch_refuses_leaves_nothing_in_the_queue(user, cluster, tiny, path_with, backend):
     path = path_with('if names evaluate-0; then echo "sbatch: error: over the limit" >&2; exit 1; fi; exec $sbatch "$@"')
     process = user.start("submit", tiny, f"--backend={backend}", PATH=path)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=WAIT_S)
 
     assert process.returncode == 1
     assert "sbatch: error: over the limit" in printed
@@ -99,7 +101,7 @@ def test_of_two_submissions_at_once_one_submits_and_the_other_says_so(user, clus
     user.attrain("plan", tiny)
     with closed():
         both = [user.start("submit", tiny) for _ in range(2)]
-        printed = sorted(process.communicate(timeout=60)[0] for process in both)
+        printed = sorted(process.communicate(timeout=WAIT_S)[0] for process in both)
 
         assert [process.returncode for process in both] == [0, 0]
         assert sorted("submitted" in text for text in printed) == [False, True]

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from benchmarks.same_results import compare
+from tests.slurm.conftest import WAIT_S
 
 pytestmark = pytest.mark.slurm
 
@@ -38,7 +39,7 @@ def both(new_user, tmp_path_factory):
         (folder / f"{name}.yaml").write_text(text)
     paths = [str(folder / f"{name}.yaml") for name in EXPERIMENTS]
     submissions = [together.start("submit", path) for path in paths]
-    printed = [process.communicate(timeout=120)[0] for process in submissions]
+    printed = [process.communicate(timeout=WAIT_S)[0] for process in submissions]
     assert [process.returncode for process in submissions] == [0, 0], printed
     for path in paths:
         apart.attrain("submit", path, "--backend=local")
