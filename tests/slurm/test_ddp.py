@@ -1,5 +1,6 @@
 """Steps on several processes: on two nodes at once, beside one another on one node, with a rank that dies, and under torchrun."""
 
+import json
 import os
 import re
 import signal
@@ -7,10 +8,14 @@ import signal
 import pytest
 from safetensors.numpy import load_file
 
+from tests.slurm.support import CHECKPOINT
+
 pytestmark = pytest.mark.slurm
 
-TWO_BY_TWO = ("--set", "resources={pretrain: {nodes: 2, tasks_per_node: 2}}")
+TWO_BY_TWO = ("--set", "resources={pretrain: {nodes: 2, tasks_per_node: 2}, evaluate: {nodes: 2, tasks_per_node: 2}}")
+TWO_NODES = ("--set", "resources={pretrain: {nodes: 2}, evaluate: {nodes: 2}}")
 TWO_RANKS = ("--set", "resources={pretrain: {tasks_per_node: 2}}")
+ONE_RUN = ("--set", "sweep.seed=[0]")
 SHORT = ("--set", "base.pretraining.epochs=2")
 LABEL = r"\[rank (\d) of (\d), (node\d)\] "
 
@@ -23,14 +28,20 @@ def one_rank(new_user, long):
     return user
 
 
-def assert_weights_of_one_rank(user, one_rank):
+def assert_weights_of_one_rank(user, one_rank, *, num_models=2):
     """The same to 1e-5: sums of gradients over ranks are rounded elsewhere than sums over a batch."""
-    paths = sorted(one_rank.store.glob("pretrain/*/weights.safetensors"))
-    assert [path.parent.name for path in sorted(user.store.glob("pretrain/*/weights.safetensors"))] == [path.parent.name for path in paths]
+    paths = list(user.store.glob("pretrain/*/weights.safetensors"))
+    assert len(paths) == num_models
     for path in paths:
-        one, several = load_file(path), load_file(user.store / path.relative_to(one_rank.store))
+        several, one = load_file(path), load_file(one_rank.store / path.relative_to(user.store))
         assert one.keys() == several.keys()
         assert max(abs(several[name] - one[name]).max() for name in one) < 1e-5
+
+
+def assert_number_of_processes(user, number, *, stages):
+    records = [path for stage in stages for path in user.store.glob(f"{stage}/*/record.json")]
+    assert len(records) >= len(stages)
+    assert {json.loads(path.read_text())["num_processes"] for path in records} == {number}
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +57,20 @@ def test_two_nodes_of_two_ranks_give_the_weights_of_one_rank(wide, one_rank, clu
     user, elements = wide
 
     assert [cluster.runs(element) for element in elements] == [[("COMPLETED", "node[1-2]")]] * 2
-    assert all('"num_processes": 4' in path.read_text() for path in user.store.glob("pretrain/*/record.json"))
+    assert_number_of_processes(user, 4, stages=("pretrain", "evaluate"))
     assert_weights_of_one_rank(user, one_rank)
+    assert not list(user.plan("long").glob("meetings/*"))
+
+
+def test_two_nodes_through_submitit_give_the_weights_of_one_rank(user, one_rank, cluster, long):
+    user.attrain("submit", long, *SHORT, *ONE_RUN, *TWO_NODES, "--backend=submitit")
+    assert set(user.wait("long").values()) == {"COMPLETED"}
+    job = user.submissions("long")[0]["pretrain-0"]
+
+    assert cluster.run("sacct", "-X", "-n", "-P", "--format=NNodes", f"--jobs={job}").strip() == "2"
+    assert_number_of_processes(user, 2, stages=("pretrain", "evaluate"))
+    assert_weights_of_one_rank(user, one_rank, num_models=1)
+    assert not list(user.plan("long").glob("meetings/*"))
 
 
 def test_every_line_of_a_rank_names_it_and_its_node(wide):
@@ -73,16 +96,16 @@ def test_two_steps_of_two_ranks_at_once_on_one_node_do_not_meet(user, cluster, l
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSEGV], ids=lambda sent: sent.name)
 def test_a_rank_that_is_killed_ends_its_step_within_30_s_and_retry_completes_it(user, cluster, long, sent):
-    user.attrain("submit", long, "--set", "resources={pretrain: {nodes: 2}}", "--set", "sweep.seed=[0]")
+    user.attrain("submit", long, "--set", "resources.pretrain.nodes=2", *ONE_RUN)
     element = f"{user.submissions('long')[0]['pretrain-0']}_0"
-    cluster.wait_until(lambda: len(user.at_work("pretrain")) == 1)
-    tasks = cluster.tasks(element)
-    os.kill(tasks[1], sent)
+    with user.frozen("pretrain", after=CHECKPOINT):
+        tasks = cluster.tasks(element)
+        os.kill(tasks[1], sent)
     cluster.wait_until(lambda: element not in cluster.squeue(), timeout_s=30)
 
     assert sorted(tasks) == [0, 1]
     assert cluster.tasks(element) == {}
-    cluster.wait_until(lambda: cluster.sacct(element)[element] == "FAILED", timeout_s=30)
+    cluster.wait_until(lambda: cluster.sacct(element)[element] == "FAILED")
     lines = [line for line in user.printed("pretrain-0").splitlines() if line]
     assert [line for line in lines if not re.match(rf"{LABEL}|srun: |slurmstepd-node\d: ", line)] == []
     crashed = re.compile(r"\[rank 1 of 2, node\d\] (Fatal Python error: Segmentation fault|  File )")
@@ -95,12 +118,12 @@ def test_a_rank_that_is_killed_ends_its_step_within_30_s_and_retry_completes_it(
 
 @pytest.mark.parametrize("starter", ["torchrun", "srun --ntasks=1 torchrun"])
 def test_torchrun_inside_an_allocation_starts_the_ranks_of_a_step(user, cluster, long, one_rank, starter):
-    user.attrain("plan", long, *SHORT, *TWO_RANKS)
+    user.attrain("plan", long, *SHORT, *ONE_RUN, *TWO_RANKS)
     plan = user.plan("long")
     user.attrain("run", "--plan", str(plan), "--stage", "prepare", "--index", "0")
-    steps = [f"{starter} --standalone --nproc-per-node=2 -m jobs run --plan '{plan}' --stage pretrain --index {i}" for i in range(2)]
-    job = user.sbatch("--ntasks=1", "--cpus-per-task=2", "--wrap", " && ".join(steps))
+    step = f"{starter} --standalone --nproc-per-node=2 -m jobs run --plan '{plan}' --stage pretrain --index 0"
+    job = user.sbatch("--ntasks=1", "--cpus-per-task=2", "--wrap", step)
 
-    assert cluster.wait(job, timeout_s=120) == {job: "COMPLETED"}, (user.store.parent / f"{job}.log").read_text()
-    assert all('"num_processes": 2' in path.read_text() for path in user.store.glob("pretrain/*/record.json"))
-    assert_weights_of_one_rank(user, one_rank)
+    assert cluster.wait(job) == {job: "COMPLETED"}, (user.store.parent / f"{job}.log").read_text()
+    assert_number_of_processes(user, 2, stages=("pretrain",))
+    assert_weights_of_one_rank(user, one_rank, num_models=1)

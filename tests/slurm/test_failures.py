@@ -1,9 +1,11 @@
-"""One failed element among 24."""
+"""One failed element among twelve."""
 
 import pytest
 
 pytestmark = pytest.mark.slurm
 
+NUM_RUNS = 12
+"""Of an array's dependencies SLURM 22.05 judges those of elements beyond the tenth otherwise (jobs/slurm.py)."""
 FAILING, HEALTHY = 7, 8
 """Seeds of the two runs that have all stages; the learning rate of the first makes the loss infinite."""
 EXPERIMENT = f"""
@@ -19,7 +21,7 @@ sweep:
   list:
     - {{arm: failing, seed: {FAILING}, pretraining: {{learning_rate: 1.0e+30}}, augmentation: {{rule: replace_top}}}}
     - {{arm: healthy, seed: {HEALTHY}, augmentation: {{rule: replace_top}}}}
-""" + "".join(f"    - {{arm: plain, seed: {seed}}}\n" for seed in range(24) if seed not in (FAILING, HEALTHY))
+""" + "".join(f"    - {{arm: plain, seed: {seed}}}\n" for seed in range(NUM_RUNS) if seed not in (FAILING, HEALTHY))
 CHAIN = ("attribute", "augment", "retrain", "evaluate")
 
 
@@ -37,8 +39,8 @@ def test_all_others_of_the_array_finish(many):
     user, _ = many
     states = user.states("many", code=1)
 
-    assert states["pretrain"] == {"done": 23, "failed": 1}
-    assert states["evaluate"] == {"done": 23, "blocked": 1}
+    assert states["pretrain"] == {"done": NUM_RUNS - 1, "failed": 1}
+    assert states["evaluate"] == {"done": NUM_RUNS - 1, "blocked": 1}
 
 
 def test_only_what_needs_the_failed_step_is_blocked_and_says_so(many):
@@ -62,7 +64,7 @@ def test_the_blocked_elements_are_ended_and_the_tables_are_collected(many, clust
     assert sorted(states.values()).count("FAILED") == 1
     assert sorted(states.values()).count("CANCELLED") == len(CHAIN)
     assert states[jobs["collect"]] == "COMPLETED"
-    assert sorted(user.results("many")["state"].str.startswith("missing: ")) == [False] * 23 + [True]
+    assert sorted(user.results("many")["state"].str.startswith("missing: ")) == [False] * (NUM_RUNS - 1) + [True]
 
 
 def test_retry_does_not_try_again_what_would_come_out_the_same(many):
@@ -84,5 +86,5 @@ def test_another_submission_tries_the_failed_step_and_its_descendants_only(many,
 
     assert "submitted" in printed
     assert len(queued) == 1 + len(CHAIN) + 1
-    assert states["pretrain"] == {"done": 23, "queued": 1}
-    assert states["evaluate"] == {"done": 23, "waiting": 1}
+    assert states["pretrain"] == {"done": NUM_RUNS - 1, "queued": 1}
+    assert states["evaluate"] == {"done": NUM_RUNS - 1, "waiting": 1}
