@@ -132,6 +132,7 @@ def test_nothing_in_the_queue_is_said(monkeypatch, plan):
     assert describe(Cancelled(Chosen(frozenset())), wait_s=0) == ["nothing of it was in SLURM's queue"]
 
 
+@pytest.mark.slow
 def test_a_sweep_on_this_machine_is_stopped_with_checkpoints_and_carried_on_by_the_same_command(tiny, undisturbed, tmp_path):
     store = tmp_path / "store"
     with submitting(tiny, store=store) as process:

@@ -14,7 +14,7 @@ from jobs.retry import Decision, Evidence, decide, judge
 from jobs.status import StepStatus
 from pipeline.core.store import Attempt, Store
 from tests.jobs.recording import step, study
-from tests.jobs.support import attrain, submit, tiny_base, write_experiment
+from tests.jobs.support import attrain, submit, tables, tiny_base, write_experiment
 
 TWO = frozenset({"n1", "n2"})
 MEMORY = {"memory_gb": 4.0, "max_memory_gb": 16.0}
@@ -265,11 +265,21 @@ def failures(store):
     return {path.parent.parent.stem for path in store.glob("*/*.partial/*/failure.json")}
 
 
-def test_here_too_a_deterministic_error_is_not_run_again_but_by_submit(tmp_path):
+@pytest.mark.slow
+def test_here_too_a_deterministic_error_blocks_what_needs_it_and_is_not_run_again_but_by_submit(tmp_path):
     sweep = {"list": [{"arm": "good"}, {"arm": "bad", "pretraining": {"learning_rate": 1e30}}]}
-    experiment = write_experiment(tmp_path, base=tiny_base(pretraining={"epochs": 2}), sweep=sweep, table={})
+    base = tiny_base(pretraining={"epochs": 2}, augmentation={"rule": "replace_top"})
+    experiment = write_experiment(tmp_path, base=base, sweep=sweep, table={})
     store = tmp_path / "store"
-    assert submit(experiment, store=store).returncode == 1
+    done = submit(experiment, store=store)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "NonFiniteLossError: the loss became" in done.stdout
+    assert "set learning_rate lower" in done.stdout
+    assert "blocked: 4 steps that need them" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    states = dict(zip(tables(store)["results"]["arm"], tables(store)["results"]["state"], strict=True))
+    assert states["good"] == "done"
+    assert states["bad"].startswith("missing: pretrain/")
     (failed,) = failures(store)
     partial = store / "pretrain" / f"{failed}.partial"
     before = sorted(partial.iterdir())
