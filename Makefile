@@ -35,7 +35,7 @@ test: install ## the tests that need neither SLURM nor long
 	$(BIN)/pytest -n $(WORKERS)
 
 slurm-test: install ## the tests on a real two-node SLURM (root; Debian's packages: see .ci/run)
-	$(BIN)/pytest -m slurm -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -m slurm -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 gpu-test: install ## the tests that need a GPU, and a build of torch for it
 	$(BIN)/pytest -m gpu

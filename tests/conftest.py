@@ -12,6 +12,30 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+LONGEST_FIRST = (
+    "test_failures",
+    "test_sweeps",
+    "test_wrapping",
+    "test_cancel_and_retry",
+    "test_time_limit",
+    "test_preemption",
+    "test_ddp",
+    "test_node_loss",
+    "test_submission",
+    "test_interruptions",
+    "test_local",
+    "test_kill_campaign",
+    "test_full_sweep",
+)
+"""Modules of slow tests, so that no worker is left with one of them while the others have ended."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest modules first, for workers that take a module at a time."""
+    order = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none."""
     if item.get_closest_marker("gpu"):
