@@ -226,11 +226,11 @@ def _check_table(table: Table, runs: tuple[Run, ...], *, where: str) -> None:
     if table.control is not None and table.control not in arms:
         raise SettingsError(f"{where}: table.control: unknown arm {table.control!r}{nearest(table.control, arms)}")
     _check_controls(runs, arms, where=where)
-    measured = sorted({metric for run in runs for metric in run.config.evaluation.metrics})
+    measured = sorted({metric for run in runs for metric in run.config.evaluation.columns})
     splits = {split for run in runs for split in _splits(run.config)}
     for column in table.metrics:
-        split, _, metric = column.rpartition(".")
-        if not split or metric not in measured:
+        split, _, metric = column.partition(".")
+        if not metric or metric not in measured:
             raise SettingsError(f"{where}: table.metrics: wanted <split>.<metric>, got {column!r}{nearest(metric, measured)}")
         if split not in splits:
             raise SettingsError(f"{where}: table.metrics: {column!r}: no data set of the runs has split {split!r}{nearest(split, splits)}")
@@ -239,9 +239,9 @@ def _check_table(table: Table, runs: tuple[Run, ...], *, where: str) -> None:
 
 def _check_column(column: str, runs: Iterable[Run], *, by: Iterable[str], where: str) -> None:
     """Refuse a column that stays empty in the row of an arm; data sets with a table of their own may differ in their splits."""
-    split, _, metric = column.rpartition(".")
+    split, _, metric = column.partition(".")
     for run in runs:
-        metrics, splits = run.config.evaluation.metrics, _splits(run.config)
+        metrics, splits = run.config.evaluation.columns, _splits(run.config)
         if metric not in metrics:
             raise SettingsError(
                 f"{where}: table.metrics: arm {run.arm!r} does not measure {metric!r} (it measures {', '.join(metrics)}); add it to its "

@@ -41,12 +41,19 @@ def _nested(cls: type[BaseModel]) -> dict[str, tuple[str, Any]]:
     """{tag field: (words, union)} of the choices within the choices of a settings class, such as that of a baseline."""
     found: dict[str, tuple[str, Any]] = {}
     for info in cls.model_fields.values():
-        for part in members(info.annotation).values():
+        for part in _classes(info.annotation):
             for inner in part.model_fields.values():
                 if len(choices := members(inner.annotation)) > 1:
                     found.setdefault(_tag_name(choices), ("A choice within others.", inner.annotation))
             found |= {name: value for name, value in _nested(part).items() if name not in found}
     return found
+
+
+def _classes(annotation: Any) -> list[type[BaseModel]]:
+    """The classes that a field chooses from, or its own one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return list(members(annotation).values())
 
 
 def _tag_name(choices: Choices) -> str:
@@ -68,7 +75,9 @@ def _default(info: FieldInfo) -> str:
     default = info.get_default(call_default_factory=True, validated_data={})
     if isinstance(default, BaseModel):
         return f"{{{tag_field(type(default))}: {tag(default)}}}" if tag(default) else "{}"
-    return str(list(default) if isinstance(default, tuple) else default)
+    if isinstance(default, tuple):
+        return f"[{', '.join(str(tag(item) if isinstance(item, BaseModel) else item) for item in default)}]"
+    return str(default)
 
 
 def _one_of(annotation: Any) -> str:

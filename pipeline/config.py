@@ -6,7 +6,7 @@ from pipeline.core.settings import Settings
 from pipeline.methods.attribution import Attribution, IntegratedGradients, Target, TrueLabel
 from pipeline.methods.augmentation import Augmentation, NoAugmentation, SameCompute, Selection, Worst
 from pipeline.methods.datasets import Dataset, MnistSmall
-from pipeline.methods.metrics import Evaluation
+from pipeline.methods.metrics import Evaluation, TopK
 from pipeline.methods.models import Model, SmallCnn
 from pipeline.methods.training.settings import Retraining, Training
 
@@ -65,9 +65,10 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _check_top_k(self) -> "RunConfig":
-        if "top_k" in self.evaluation.metrics and self.evaluation.top_k > self.data.num_classes:
-            raise ValueError(
-                f"evaluation.top_k ({self.evaluation.top_k}) must be at most the number of classes ({self.data.num_classes}); "
-                "set it lower, or leave top_k out of evaluation.metrics"
-            )
+        for metric in self.evaluation.metrics:
+            if isinstance(metric, TopK) and metric.k > self.data.num_classes:
+                raise ValueError(
+                    f"metric top_k: k ({metric.k}) must be at most the number of classes ({self.data.num_classes}); "
+                    "set it lower, or leave top_k out of evaluation.metrics"
+                )
         return self

@@ -94,7 +94,7 @@ def layout(summary: pd.DataFrame, metrics: Sequence[str]) -> Layout:
     compared, timed = bool(_comparisons(summary)), "cost_s" in summary.columns
     header: list[Cell] = [("", "arm")]
     for metric in metrics:
-        split, _, name = metric.rpartition(".")
+        split, _, name = metric.partition(".")
         unit = unit_of(metric)
         header += [(split, f"{name} {unit.arrow if unit else ''}".strip())]
         header += [("difference", "to control")] if compared else []
@@ -113,7 +113,7 @@ def layout(summary: pd.DataFrame, metrics: Sequence[str]) -> Layout:
 def caption(summary: pd.DataFrame) -> list[str]:
     """Sentences that say what each number of the tables is."""
     lines = [f"Mean {PLUS_MINUS} standard deviation (n - 1) over seeds; in brackets, seeds found/expected, {FLAG} where some are missing."]
-    units = {metric.rpartition(".")[2]: unit for metric in metrics_of(summary) if (unit := unit_of(metric))}
+    units = {metric.partition(".")[2]: unit for metric in metrics_of(summary) if (unit := unit_of(metric))}
     if units:
         lines.append("Units: " + "; ".join(f"{name}: {unit}" for name, unit in units.items()) + ".")
     if comparisons := _comparisons(summary):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.methods.metrics.column import NUM_NAN
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -26,6 +28,7 @@ UNITS = {
     "macro_f1": Unit("F1 in 0..1, mean over classes", "higher"),
     "nll": Unit("nats", "lower"),
     "ece": Unit("fraction of samples", "lower"),
+    NUM_NAN: Unit("samples without a value", "lower"),
     "seconds": Unit("s", "lower"),
     "samples_seen": Unit("samples", "lower"),
     "peak_memory_mb": Unit("MB", "lower"),
@@ -37,5 +40,6 @@ UNITS = {
 
 
 def unit_of(column: str) -> Unit | None:
-    """The unit of a metric or cost by its column: that of `accuracy` for `test.accuracy`; None if it has none."""
-    return UNITS.get(column.rpartition(".")[2])
+    """The unit of a metric or cost by its column: that of `ece` for `test.ece` and `test.ece.fine`; None if it has none."""
+    _, metric, *names = f"{column}.".split(".")
+    return UNITS.get(NUM_NAN if NUM_NAN in names else metric)

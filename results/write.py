@@ -98,8 +98,8 @@ def _unit(column: str, metrics: list[str]) -> dict[str, str]:
     if before in metrics and last in ("n_found", "n_expected", "num_pairs"):
         return {"unit": "count"}
     if before in metrics:
-        column, before = before, before.rpartition(".")[0]
+        column = before
     # A setting may be called like a metric: evaluation.top_k is no fraction. Metrics begin with the name of a split.
-    splits = {metric.rpartition(".")[0] for metric in metrics}
-    unit = unit_of(column) if before in splits | {"cost"} else None
+    splits = {metric.partition(".")[0] for metric in metrics}
+    unit = unit_of(column) if column.partition(".")[0] in splits | {"cost"} else None
     return {"unit": unit.name} if unit else {}

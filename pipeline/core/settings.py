@@ -67,8 +67,8 @@ def tag(settings: BaseModel | type[BaseModel]) -> str | None:
 
 
 def members(union: Any) -> dict[str, type[BaseModel]]:
-    """{tag: class} of a union of tagged settings, `Annotated` or not; of a single class, that class."""
-    if get_origin(union) is Annotated:
+    """{tag: class} of a union of tagged settings, `Annotated` or not, or of a list of such; of a single class, that class."""
+    if get_origin(union) in (Annotated, tuple):
         return members(get_args(union)[0])
     if get_origin(union) in (Union, types.UnionType):
         return {name: cls for part in get_args(union) for name, cls in members(part).items()}

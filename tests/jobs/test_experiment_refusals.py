@@ -74,8 +74,8 @@ REFUSED = {
         r"base\.data: 10 patches of 30 px overlap along the border of 28 x 28 px images; largest size: 5",
     ),
     "a top_k of more classes than there are": (
-        "experiment: e\nbase: {evaluation: {top_k: 11}}",
-        r"evaluation\.top_k \(11\) must be at most the number of classes \(10\); set it lower, or leave top_k out",
+        "experiment: e\nbase: {evaluation: {metrics: [{metric: top_k, k: 11}]}}",
+        r"metric top_k: k \(11\) must be at most the number of classes \(10\); set it lower, or leave top_k out",
     ),
     "no name": ("base: {}", r"e\.yaml\.experiment: Field required"),
     "a name that is no file name": ("experiment: a/b", r"experiment: wanted a name of at most 60 letters, digits, .*; got 'a/b'"),

@@ -78,7 +78,7 @@ def test_the_same_command_again_runs_nothing_and_loads_no_torch(tiny, undisturbe
 @pytest.mark.slow
 def test_a_changed_setting_makes_only_what_depends_on_it(tiny, finished):
     before = record_times(finished)
-    done = submit(tiny, "--set", "base.evaluation.top_k=2", store=finished)
+    done = submit(tiny, "--set", "base.evaluation.metrics=[accuracy]", store=finished)
     assert done.returncode == 0, done.stdout + done.stderr
     new = record_times(finished).keys() - before.keys()
     assert len(new) == 6

@@ -1,13 +1,15 @@
 import pytest
 
+from pipeline.core.settings import tag
 from pipeline.methods.metrics import METRICS
 from results.units import UNITS, unit_of
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [tag(metric) for metric in METRICS])
 def test_every_metric_has_a_unit_and_a_better_side(metric):
-    assert unit_of(f"test.{metric}") is UNITS[metric]
+    assert unit_of(f"test.{metric}") is unit_of(f"test.{metric}.fine") is UNITS[metric]
     assert UNITS[metric].better in ("higher", "lower")
+    assert unit_of(f"test.{metric}.num_nan") is unit_of(f"test.{metric}.fine.num_nan") is UNITS["num_nan"]
 
 
 def test_a_metric_that_nobody_named_has_no_unit():

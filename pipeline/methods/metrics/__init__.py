@@ -1,44 +1,65 @@
-"""Metrics: what is said about a model in numbers.
+"""Metrics: what is said about a model, and about its explanations, in numbers.
+
+A metric is written in one place: a settings class that can be called (see `ClassificationMetric`), named in the union below.
 
 N = samples, K = classes
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections import Counter
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 
-from pipeline.core.settings import Settings
-from pipeline.methods.metrics.classification import Labels, Probabilities, accuracy, confusion_KK, ece, macro_f1, nll, top_k_accuracy
+from pipeline.core.settings import Settings, members
+from pipeline.methods.metrics.classification import (
+    Accuracy,
+    Classification,
+    Ece,
+    Labels,
+    MacroF1,
+    Nll,
+    Probabilities,
+    TopK,
+    confusion_KK,
+)
 
-MetricName = Literal["accuracy", "top_k", "macro_f1", "nll", "ece"]
+Metric = Annotated[Classification, Field(discriminator="metric")]
+METRICS = tuple(members(Metric).values())
+
+
+def _written_out(given: Any) -> Any:
+    """A plain name is the metric of that name with its defaults."""
+    return {"metric": given} if isinstance(given, str) else given
 
 
 class Evaluation(Settings):
     """Which metrics are computed, and how."""
 
-    metrics: tuple[MetricName, ...] = Field(default=("accuracy", "top_k", "macro_f1", "nll", "ece"), min_length=1)
-    """Names of the metrics, one result column each for every split."""
-    top_k: int = Field(default=3, ge=1)
-    """Classes among which `top_k` looks for the label."""
-    ece_bins: int = Field(default=15, ge=1)
-    """Bins of equal width, for `ece`."""
+    metrics: tuple[Annotated[Metric, BeforeValidator(_written_out)], ...] = Field(
+        default=(Accuracy(), TopK(), MacroF1(), Nll(), Ece()), min_length=1
+    )
+    """Names of metrics, or mappings with their settings; one result column each for every split."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _check_columns(cls, metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
+        for column, count in Counter(metric.column for metric in metrics).items():
+            if count > 1:
+                raise ValueError(f"{count} metrics would be called {column!r}; give them names of their own: {{metric: ..., name: ...}}")
+        return metrics
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The result columns, which follow the name of the split."""
+        return tuple(metric.column for metric in self.metrics)
 
     def __call__(self, probabilities_NK: Probabilities, label_N: Labels) -> dict[str, float]:
-        """{metric: value}, in the order of `metrics`.
+        """{column: value}, in the order of `metrics`.
 
         Raises:
             ValueError: probabilities and labels do not fit, or hold no sample.
         """
-        return {name: METRICS[name](probabilities_NK, label_N, self) for name in self.metrics}
+        return {metric.column: metric(probabilities_NK, label_N) for metric in self.metrics}
 
 
-METRICS: dict[MetricName, Callable[[Probabilities, Labels, Evaluation], float]] = {
-    "accuracy": lambda probabilities_NK, label_N, settings: accuracy(probabilities_NK, label_N),
-    "top_k": lambda probabilities_NK, label_N, settings: top_k_accuracy(probabilities_NK, label_N, k=settings.top_k),
-    "macro_f1": lambda probabilities_NK, label_N, settings: macro_f1(probabilities_NK, label_N),
-    "nll": lambda probabilities_NK, label_N, settings: nll(probabilities_NK, label_N),
-    "ece": lambda probabilities_NK, label_N, settings: ece(probabilities_NK, label_N, num_bins=settings.ece_bins),
-}
-
-__all__ = ["METRICS", "Evaluation", "MetricName", "accuracy", "confusion_KK", "ece", "macro_f1", "nll", "top_k_accuracy"]
+__all__ = ["METRICS", "Accuracy", "Ece", "Evaluation", "MacroF1", "Metric", "Nll", "TopK", "confusion_KK"]
