@@ -64,6 +64,16 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_masks(self) -> "RunConfig":
+        for metric in self.evaluation.quality:
+            if metric.needs_mask and not self.data.has_masks:
+                raise ValueError(
+                    f"metric {metric.column} needs masks that say where the evidence lies, and data set {self.data.dataset} has none; "
+                    "leave it out of evaluation.metrics, or take a data set with masks, such as shortcut"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_top_k(self) -> "RunConfig":
         for metric in self.evaluation.metrics:
             if isinstance(metric, TopK) and metric.k > self.data.num_classes:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.plan import Plan, PlannedStep, chain
-from pipeline.core.settings import SettingsError, nearest
+from pipeline.core.settings import SettingsError, canonical_json, nearest
 from pipeline.core.store import Store, StoreError
 from results.usage import Usage, total
 
@@ -153,6 +153,8 @@ def _used(used: Usage) -> dict[str, float]:
 
 def _cell(value: Any) -> Any:
     """Lists as text: a table's column holds plain values."""
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return canonical_json(value)
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 

@@ -52,7 +52,8 @@ class Record(BaseModel):
     """{role: stage/key}."""
     input_digests: dict[str, Sha256]
     """{role: `digest` of the input's files as they were when the step began}."""
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
+    """None where a metric is defined for no sample."""
     seconds: float = Field(ge=0)
     cpu_seconds: float = Field(ge=0)
     """Processor time, summed over processes and threads."""

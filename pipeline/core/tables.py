@@ -82,6 +82,26 @@ CONFUSION = pa.schema(
 )
 """What `evaluate` writes beside the predictions: every pair of classes, zero counts too."""
 
+QUALITY = pa.schema(
+    [
+        SAMPLE_ID,
+        _field("split", pa.string(), "split of prepare's index"),
+        _field("metric", pa.string(), "result column without its split"),
+        pa.field("value", pa.float64(), metadata={"unit": "that of the metric; null where it is not defined"}),
+    ]
+)
+"""What `evaluate` writes of explanations: a row a sample and metric."""
+
+CURVES = pa.schema(
+    [
+        _field("split", pa.string(), "split of prepare's index"),
+        _field("metric", pa.string(), "result column without its split"),
+        _field("share", pa.float64(), "fraction of a sample's positions that is replaced"),
+        pa.field("value", pa.float64(), metadata={"unit": "that of the metric, mean over samples; null where it is not defined"}),
+    ]
+)
+"""What `evaluate` writes of metrics that are a mean over a curve."""
+
 
 def write_table(path: Path, columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
     """Write columns (arrays by name) as Parquet with just this schema, sorted by sample_id where it has one."""

@@ -37,5 +37,9 @@ def _unroll(run: RunConfig, graph: StepGraph) -> Step:
     sequence.append((evaluate.STAGE, rounds))
     provided: dict[str, Step] = {}
     for stage, round_number in sequence:
-        provided[stage.provides] = graph.add(stage, settings, provided, round_number=round_number)
+        given = settings
+        if stage is evaluate.STAGE and not run.evaluation.quality:
+            # None is left out of keys: what explains the model then has no part in how it is measured.
+            given = settings | {"attribution": None, "target": None}
+        provided[stage.provides] = graph.add(stage, given, provided, round_number=round_number)
     return provided[evaluate.STAGE.provides]

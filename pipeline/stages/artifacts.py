@@ -1,10 +1,11 @@
 """What the stages hand one another: the files of each artifact, written and read in one place.
 
-prepare:   index.parquet (INDEX), samples.npy (uint8, N C H W), dataset.json
+prepare:   index.parquet (INDEX), samples.npy (uint8, N C H W), masks.npy (bool, N H W) where the data set has masks, dataset.json
 pretrain, retrain: weights.safetensors, model.json, history.json, tensorboard/ (the history, as TensorBoard scalars)
 attribute: attributions.npy (float32, one row a row of the table), attributed.parquet (ATTRIBUTED)
 augment:   samples.npy (uint8), augmented.parquet (AUGMENTED), sources.npy (int64), augmentation.json
-evaluate:  predictions.parquet (PREDICTIONS), confusion.parquet (CONFUSION), metrics.json
+evaluate:  predictions.parquet (PREDICTIONS), confusion.parquet (CONFUSION), metrics.json; with metrics of explanations
+           quality.parquet (QUALITY) and curves.parquet (CURVES)
 
 N = samples, A = made ones, M = their sources, C = channels, H, W = pixels, K = classes
 """
@@ -103,6 +104,12 @@ class Prepared:
         found = set(self.index["split"].tolist())
         return tuple(sorted(found, key=lambda split: (split != "train", split != "validation", split)))
 
+    @cached_property
+    def masks(self) -> NDArray[np.bool_] | None:
+        """(N, H, W) where what tells the class is known to lie; row i is sample_id i. None where the data set has none."""
+        path = self.folder / "masks.npy"
+        return read_array(path) if path.exists() else None
+
     def images(self, split: str) -> ImageSet:
         """The samples of one split, in the order of their ids."""
         rows = np.flatnonzero(self.index["split"] == split)
@@ -152,10 +159,10 @@ class Made:
         return json.loads((self.folder / "augmentation.json").read_text())["mode"]
 
 
-def fresh_network(model: ModelSettings, prepared: Prepared, *, seed: int, device: str) -> "nn.Module":
-    """The network with initial weights that depend on the seed alone."""
+def fresh_network(model: ModelSettings, prepared: Prepared, *, seed: int, device: str, purpose: str = "initial weights") -> "nn.Module":
+    """The network with untrained weights that depend on the seed and what they are for alone."""
     # Of the 63 bits torch's generator on the CPU uses the low 32 only, which the hash mixes too.
-    torch.manual_seed(stream_key(seed, "initial weights") % 2**63)
+    torch.manual_seed(stream_key(seed, purpose) % 2**63)
     return model.build(input_shape=prepared.facts.input_shape, num_classes=prepared.facts.num_classes).to(device)
 
 
@@ -170,13 +177,17 @@ def write_model(folder: Path, model: "nn.Module", *, settings: Model, facts: Dat
     write_history(folder, history)
 
 
+def model_settings(folder: Path) -> Model:
+    """What network a folder's weights are of."""
+    return parse(Model, json.loads((folder / "model.json").read_text())["model"], where=str(folder / "model.json"))
+
+
 def read_model(folder: Path, *, device: str) -> "nn.Module":
     """The network with its weights, in eval mode."""
     from safetensors.torch import load_file
 
-    settings = parse(Model, json.loads((folder / "model.json").read_text())["model"], where=str(folder / "model.json"))
     facts = read_facts(folder)
-    model = settings.build(input_shape=facts.input_shape, num_classes=facts.num_classes)
+    model = model_settings(folder).build(input_shape=facts.input_shape, num_classes=facts.num_classes)
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     return model.to(device).eval()
 

@@ -4,28 +4,22 @@ N = training samples, A = selected ones, B = batch, C = channels, H, W = pixels,
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.context import Context
-from pipeline.core.randomness import SampleStreams, generator
 from pipeline.core.step import Stage
 from pipeline.core.tables import ATTRIBUTED, write_table
-from pipeline.methods.attribution import Attribution, Attributions, Background, FromBaseline, IntegratedGradients, Target, attribute
+from pipeline.methods.attribution import Attribution, Attributions, FromBaseline, IntegratedGradients, Target
 from pipeline.methods.augmentation import Selection
-from pipeline.methods.inference import full_float32, judged
+from pipeline.methods.inference import judged
 from pipeline.methods.lazy import torch
 from pipeline.methods.training.data import ImageSet
 from pipeline.stages.artifacts import Prepared, read_model
+from pipeline.stages.explaining import Explainer, background_of, refuse_non_finite
 from pipeline.stages.sharing import Columns, SharedArray, gather_columns
-
-
-class NonFiniteAttributionError(ArithmeticError):
-    """A sample's loss or attribution is infinite or not a number; the model, not the machine, has to change."""
 
 
 class IncompleteAttributionError(ArithmeticError):
@@ -57,34 +51,32 @@ def run(
         return {"loss": loss_B.cpu().numpy(), "prediction": logits_BK.argmax(1).int().cpu().numpy()}
 
     judged_N = gather_columns(len(train), context, name="judge", work=judge)
-    _refuse_non_finite(judged_N, train)
+    refuse_non_finite(judged_N, train, split="training")
     labels_N, ids_N = train.labels_N, train.sample_ids_N
     chosen_A = selection(
         loss_N=judged_N["loss"], prediction_N=judged_N["prediction"], label_N=labels_N, sample_ids_N=ids_N, seed=seed, round=round
     )
     selected = train.take(chosen_A)
-    lowest_CHW, highest_CHW = train.input_range(device=context.device)
-    order_N = generator(seed, "background").permutation(len(train))
-    background = Background(
-        lowest_CHW=lowest_CHW,
-        highest_CHW=highest_CHW,
-        samples=cache(lambda num: train.batch(order_N[:num], device=context.device)[0]),
-        memory_bytes=None if context.pass_memory_gb is None else int(context.pass_memory_gb * 2**30),
+    explainer = Explainer(
+        model=model,
+        attribution=attribution,
+        target=target,
+        background=background_of(train, seed=seed, context=context),
+        seed=seed,
+        purpose="attribution",
+        counters=(round,),
+        device=context.device,
     )
     array = SharedArray(out / "attributions.npy", shape=(len(selected), *train.image_shape), dtype=np.float32, context=context)
 
     def explain(positions: NDArray[np.int64]) -> Columns:
-        x_BCHW, label_B = selected.batch(positions, device=context.device)
-        with full_float32():
-            score = target(model, x_BCHW, label_B)
-        streams = SampleStreams(sample_ids_B=selected.sample_ids_N[positions], seed=seed, purpose="attribution", counters=(round,))
-        found = attribute(attribution, model, x_BCHW, score, background=replace(background, streams=streams))
-        array.rows[positions - array.span.start] = found.phi_BCHW.float().cpu().numpy()
-        return _columns(found) | {"target": score.target_B.int().cpu().numpy()}
+        explained = explainer(selected, positions)
+        array.rows[positions - array.span.start] = explained.found.phi_BCHW.float().cpu().numpy()
+        return _columns(explained.found) | {"target": explained.score.target_B.int().cpu().numpy()}
 
     explained_A = gather_columns(len(selected), context, name="explain", work=explain, array=array)
     array.close()
-    _refuse_non_finite(explained_A, selected)
+    refuse_non_finite(explained_A, selected, split="training")
     _refuse_incomplete(explained_A, selected, attribution)
     if context.ranks.is_first:
         _write(out, selected, columns=explained_A | {name: column_N[chosen_A] for name, column_N in judged_N.items()})
@@ -96,17 +88,6 @@ def _columns(found: Attributions) -> Columns:
     columns = {"sum": found.sum_B, "min": found.min_B, "max": found.max_B}
     columns |= {"completeness_gap": found.completeness_gap_B, "relative_gap": found.relative_gap_B}
     return {name: value_B.cpu().numpy() for name, value_B in columns.items() if value_B is not None}
-
-
-def _refuse_non_finite(columns: Columns, samples: ImageSet) -> None:
-    # On the columns of all ranks, so that all raise the same. Of an attribution with one such value the sum is none either.
-    for name, column in columns.items():
-        if not (finite := np.isfinite(column)).all():
-            first = np.argmin(finite)
-            raise NonFiniteAttributionError(
-                f"{name} of {np.sum(~finite)} of {len(column)} training samples is not finite, the first sample_id "
-                f"{samples.sample_ids_N[first]} ({column[first]}); its training diverged: set learning_rate lower"
-            )
 
 
 def _refuse_incomplete(columns: Columns, samples: ImageSet, attribution: Attribution) -> None:

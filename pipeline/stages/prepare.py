@@ -17,7 +17,7 @@ from pipeline.core.step import Stage
 from pipeline.core.tables import INDEX, write_table
 from pipeline.methods.datasets import Dataset, Samples
 from pipeline.methods.datasets.splits import stratified_folds
-from pipeline.stages.artifacts import DatasetFacts
+from pipeline.stages.artifacts import DatasetFacts, write_array
 from pipeline.stages.sharing import Columns, SharedArray, gather_columns
 
 
@@ -60,6 +60,8 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
             "sha256": copied_N["sha256"].astype(str),
         }
         write_table(out / "index.parquet", columns, INDEX)
+        if samples.masks_NHW is not None:
+            write_array(out / "masks.npy", samples.masks_NHW)
         facts.write(out)
     context.metrics["num_samples"] = len(splits_N)
 
@@ -94,4 +96,4 @@ def _statistics(images_NCHW: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ND
     return mean_C, np.maximum(std_C, 1.0 / 255.0)  # A constant channel must not be divided by zero.
 
 
-STAGE = Stage(name="prepare", needs=(), run=run, version=2)
+STAGE = Stage(name="prepare", needs=(), run=run, version=3)

@@ -77,6 +77,18 @@ REFUSED = {
         "experiment: e\nbase: {evaluation: {metrics: [{metric: top_k, k: 11}]}}",
         r"metric top_k: k \(11\) must be at most the number of classes \(10\); set it lower, or leave top_k out",
     ),
+    "masks that the data do not have": (
+        "experiment: e\nbase: {data: {dataset: mnist_small}, evaluation: {metrics: [relevance_mass]}}",
+        r"metric relevance_mass needs masks that say where the evidence lies, and data set mnist_small has none; leave it out",
+    ),
+    "two entries of one metric": (
+        "experiment: e\nbase: {evaluation: {metrics: [pearson, {metric: pearson, reference: {method: saliency}}]}}",
+        r"evaluation\.metrics: 2 metrics would be called 'pearson'; give them names of their own",
+    ),
+    "all of an image as its own neighbours": (
+        "experiment: e\nbase: {evaluation: {metrics: [{metric: removal_curve, fill: road, shares: [0.5, 1.0]}]}}",
+        r"evaluation\.metrics\.0: fill road needs neighbours that are kept; set the last of shares below 1",
+    ),
     "no name": ("base: {}", r"e\.yaml\.experiment: Field required"),
     "a name that is no file name": ("experiment: a/b", r"experiment: wanted a name of at most 60 letters, digits, .*; got 'a/b'"),
     "a name that leads out of the store": (

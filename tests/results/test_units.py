@@ -6,9 +6,9 @@ from results.units import UNITS, unit_of
 
 
 @pytest.mark.parametrize("metric", [tag(metric) for metric in METRICS])
-def test_every_metric_has_a_unit_and_a_better_side(metric):
+def test_every_metric_has_a_unit_and_a_better_side_unless_its_settings_decide_that(metric):
     assert unit_of(f"test.{metric}") is unit_of(f"test.{metric}.fine") is UNITS[metric]
-    assert UNITS[metric].better in ("higher", "lower")
+    assert (UNITS[metric].better is None) == (metric in ("slope", "removal_curve", "road"))
     assert unit_of(f"test.{metric}.num_nan") is unit_of(f"test.{metric}.fine.num_nan") is UNITS["num_nan"]
 
 

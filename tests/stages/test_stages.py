@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
@@ -12,14 +13,19 @@ from safetensors.numpy import load_file, save_file
 from jobs.experiment import Run, load_experiment
 from jobs.planning import make_plan
 from jobs.run import DONE, Task, run_task
+from pipeline.config import RunConfig
 from pipeline.core.context import Context
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.store import Store
-from pipeline.core.tables import ATTRIBUTED, AUGMENTED, INDEX, PREDICTIONS, read_table
+from pipeline.core.tables import ATTRIBUTED, AUGMENTED, CURVES, INDEX, PREDICTIONS, QUALITY, read_table
 from pipeline.methods.attribution import ConstantControl, Gradient, IntegratedGradients, TrueLabel
-from pipeline.methods.augmentation import Worst
-from pipeline.stages import STAGES, attribute
+from pipeline.methods.augmentation import NoAugmentation, Worst
+from pipeline.methods.datasets import MnistSmall
+from pipeline.methods.metrics import Accuracy, Evaluation
+from pipeline.methods.metrics.localisation import Sparseness
+from pipeline.stages import STAGES, attribute, steps_of
 from pipeline.stages.artifacts import Prepared, read_array
+from pipeline.stages.explaining import NonFiniteAttributionError
 from pipeline.stages.retrain import training_set
 
 NUM_TRAIN, NUM_TEST, FOLDS = 200, 100, 5
@@ -27,6 +33,7 @@ NUM_VALIDATION = NUM_TRAIN // FOLDS
 NUM_PLAIN = NUM_TRAIN - NUM_VALIDATION
 NUM_WORST = NUM_PLAIN // 2
 BATCH_SIZE = 32
+NUM_EXPLAINED = 70
 EXPERIMENT = f"""
 experiment: stages
 base:
@@ -50,6 +57,10 @@ sweep:
     - {{arm: two rounds, rounds: 2, augmentation: {{rule: replace_top, mode: append}}}}
     - {{arm: nothing selected, selection: {{rule: misclassified}}, augmentation: {{rule: replace_top, mode: replace}},
         data: {{num_train: 20}}, pretraining: {{epochs: 200}}}}
+    - {{arm: explained, augmentation: {{rule: none}}, evaluation: {{metrics: [accuracy, completeness_error, removal_curve, deletion_auc],
+        num_explained: {NUM_EXPLAINED}}}}}
+    - {{arm: explained by chance, augmentation: {{rule: none}}, attribution: {{method: random}},
+        evaluation: {{metrics: [accuracy, deletion_auc], num_explained: {NUM_EXPLAINED}}}}}
 table: {{control: none}}
 """
 
@@ -112,12 +123,12 @@ def run_all(folder: Path, text: str) -> Finished:
 
 
 FILES = {
-    ("prepare", 2): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
+    ("prepare", 3): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
     ("pretrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
     ("attribute", 4): ["attributed.parquet", "attributions.npy", "record.json"],
     ("augment", 2): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
     ("retrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
-    ("evaluate", 2): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
+    ("evaluate", 3): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
 }
 """(stage, version): names in its artifact. Where this changes the version has to: an older artifact would be found under the key."""
 
@@ -363,7 +374,7 @@ def test_what_is_not_finite_is_an_error_that_names_the_first_sample(finished, tm
     ids = finished.prepared().images("train").sample_ids_N
     if what == "sum":
         ids = read_table(finished.folder("append", "attribute") / "attributed.parquet", ATTRIBUTED)["sample_id"].to_numpy()
-    with pytest.raises(attribute.NonFiniteAttributionError, match=rf"{what} of \d+ of {len(ids)} .*first sample_id {ids[0]} \(nan\)"):
+    with pytest.raises(NonFiniteAttributionError, match=rf"{what} of \d+ of {len(ids)} .*first sample_id {ids[0]} \(nan\)"):
         attribute.run(0, 1, Gradient(), TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=Context())
 
 
@@ -383,6 +394,52 @@ def test_the_metrics_are_those_of_the_predictions(finished):
         assert metrics[f"{split}.accuracy"] == (rows["label"] == rows["prediction"]).mean()
         assert metrics[f"{split}.nll"] == pytest.approx(rows["loss"].mean(), rel=1e-5)
         assert metrics[f"{split}.num_samples"] == len(rows)
+
+
+def quality_of(finished: Finished, arm: str) -> pd.DataFrame:
+    return read_table(finished.folder(arm, "evaluate") / "quality.parquet", QUALITY).to_pandas()
+
+
+def test_explanations_are_measured_on_the_same_samples_in_every_arm(finished):
+    ids = {
+        arm: quality_of(finished, arm).groupby(["split", "metric"])["sample_id"].apply(list) for arm in ("explained", "explained by chance")
+    }
+    for split, expected in (("validation", NUM_VALIDATION), ("test", NUM_EXPLAINED)):
+        sample_ids = ids["explained"][split, "deletion_auc"]
+        assert len(set(sample_ids)) == expected
+        assert (finished.prepared().index["split"][sample_ids] == split).all()
+        assert sample_ids == ids["explained by chance"][split, "deletion_auc"] == ids["explained"][split, "removal_curve"]
+
+
+def test_the_metrics_of_explanations_are_the_means_of_the_samples_that_have_a_value(finished):
+    metrics = finished.metrics("explained", "evaluate")
+    for (split, metric), rows in quality_of(finished, "explained").groupby(["split", "metric"]):
+        assert metrics[f"{split}.{metric}.num_nan"] == rows["value"].isna().sum()
+        if metric == "completeness_error":  # The gradient promises no sum.
+            assert rows["value"].isna().all()
+            assert metrics[f"{split}.{metric}"] is None
+        else:
+            assert metrics[f"{split}.{metric}"] == pytest.approx(rows["value"].mean(), abs=1e-12)
+
+
+def test_a_curve_starts_at_the_accuracy_and_its_mean_is_in_the_table(finished):
+    folder, metrics = finished.folder("explained", "evaluate"), finished.metrics("explained", "evaluate")
+    curves = read_table(folder / "curves.parquet", CURVES).to_pandas()
+    assert set(curves["metric"]) == {"removal_curve"}
+    predictions = read_table(folder / "predictions.parquet", PREDICTIONS).to_pandas().set_index("sample_id")
+    for split, curve in curves.groupby("split"):
+        assert curve["share"].tolist() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+        chosen = predictions.loc[quality_of(finished, "explained").query("split == @split and metric == 'removal_curve'")["sample_id"]]
+        assert curve["value"].iloc[0] == pytest.approx((chosen["label"] == chosen["prediction"]).mean(), abs=1e-12)
+        assert np.trapezoid(curve["value"], curve["share"]) / 0.9 == pytest.approx(metrics[f"{split}.removal_curve"], abs=1e-12)
+
+
+def test_plain_evaluations_do_not_depend_on_what_explains_the_model(finished):
+    base = RunConfig(data=MnistSmall(), augmentation=NoAugmentation())
+    explained = base.model_copy(update={"evaluation": Evaluation(metrics=(Accuracy(), Sparseness()))})
+    for run, same in ((base, True), (explained, False)):
+        keys = {steps_of([run.model_copy(update={"attribution": method})]).last[0].key for method in (Gradient(), IntegratedGradients())}
+        assert (len(keys) == 1) == same
 
 
 def test_every_stage_ran_and_every_record_tells_its_settings_and_inputs(finished):

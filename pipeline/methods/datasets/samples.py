@@ -33,6 +33,8 @@ class Samples:
     sources_N: list[str]
     """File and position that the sample came from, such as 'train-images-idx3-ubyte[17]'."""
     class_names: tuple[str, ...]
+    masks_NHW: NDArray[np.bool_] | None = None
+    """Where what tells the class is known to lie in each image, nowhere in some; None where nobody knows."""
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("images_NCHW", "labels_N", "splits_N", "sources_N")}
@@ -40,6 +42,9 @@ class Samples:
             raise ValueError(f"a data set needs as many images as labels, splits and sources, got {lengths}")
         if self.images_NCHW.ndim != 4 or self.images_NCHW.dtype != np.uint8:
             raise ValueError(f"images must be uint8 in N, C, H, W; got {self.images_NCHW.dtype} in {self.images_NCHW.shape}")
+        masks_NHW, (num, _, *size) = self.masks_NHW, self.images_NCHW.shape
+        if masks_NHW is not None and (masks_NHW.dtype != np.bool_ or masks_NHW.shape != (num, *size)):
+            raise ValueError(f"masks must be bool in N, H, W = {(num, *size)}; got {masks_NHW.dtype} in {masks_NHW.shape}")
         if len(self) and not (self.labels_N.min() >= 0 and self.labels_N.max() < len(self.class_names)):
             raise ValueError(f"labels must lie in [0, {len(self.class_names)}), got {self.labels_N.min()} to {self.labels_N.max()}")
 
@@ -52,6 +57,8 @@ class DatasetSettings(Protocol):
 
     test_splits: ClassVar[tuple[str, ...]]
     """Splits that `load` gives beside `train`."""
+    has_masks: ClassVar[bool]
+    """Whether the samples have masks."""
 
     @property
     def num_classes(self) -> int:

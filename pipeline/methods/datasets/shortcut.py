@@ -23,10 +23,11 @@ class Shortcut(Settings):
     """Any image data set with a patch in each image, at one of K places along the border, a place a class.
 
     In a share of the training images the place is that of the label; in the others, and in the test split, it is drawn at
-    random. The split `test_clean` holds the test images once more, without a patch.
+    random. The split `test_clean` holds the test images once more, without a patch. Masks say where the patches are.
     """
 
     test_splits: ClassVar[tuple[str, ...]] = ("test", "test_clean")
+    has_masks: ClassVar[bool] = True
     dataset: Literal["shortcut"] = "shortcut"
     base: Annotated[MnistSmall | Mnist | Cifar10 | Cifar100, Field(discriminator="dataset")] = Field(default_factory=MnistSmall)
     """The data set that the patches are put into; its folds are those of the whole."""
@@ -73,14 +74,17 @@ class Shortcut(Settings):
         clean = self.base.load(root)
         places_N = self._places(clean)
         patched_N = np.ones(len(clean), dtype=bool) if self.train_patch else clean.splits_N != "train"
-        images_NCHW = clean.images_NCHW.copy()
-        corners_K2 = patch_corners(len(clean.class_names), size_px=self.size_px, height=images_NCHW.shape[2], width=images_NCHW.shape[3])
+        height, width = clean.images_NCHW.shape[2:]
+        masks_NHW = np.zeros((len(clean), height, width), dtype=bool)
+        corners_K2 = patch_corners(len(clean.class_names), size_px=self.size_px, height=height, width=width)
         for place, (top, left) in enumerate(corners_K2):
-            images_NCHW[patched_N & (places_N == place), :, top : top + self.size_px, left : left + self.size_px] = self.brightness
+            masks_NHW[patched_N & (places_N == place), top : top + self.size_px, left : left + self.size_px] = True
+        images_NCHW = np.where(masks_NHW[:, None], np.uint8(self.brightness), clean.images_NCHW)
         test = np.flatnonzero(clean.splits_N == "test")
         return replace(
             clean,
             images_NCHW=np.concatenate([images_NCHW, clean.images_NCHW[test]]),
+            masks_NHW=np.concatenate([masks_NHW, np.zeros_like(masks_NHW[test])]),
             labels_N=np.concatenate([clean.labels_N, clean.labels_N[test]]),
             splits_N=np.concatenate([clean.splits_N, np.full(len(test), "test_clean")]),
             sources_N=clean.sources_N + [clean.sources_N[row] for row in test],

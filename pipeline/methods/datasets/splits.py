@@ -3,6 +3,8 @@
 N = samples
 """
 
+from typing import ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
@@ -14,6 +16,7 @@ from pipeline.core.settings import Settings, SettingsError
 class SplitSettings(Settings):
     """The fields that all data sets with a train and a test split share."""
 
+    has_masks: ClassVar[bool] = False
     num_train: int | None = Field(default=None, ge=1)
     """Images kept of the train split, in equal shares of each class; None keeps all."""
     num_test: int | None = Field(default=None, ge=1)

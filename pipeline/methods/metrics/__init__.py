@@ -1,6 +1,7 @@
 """Metrics: what is said about a model, and about its explanations, in numbers.
 
-A metric is written in one place: a settings class that can be called (see `ClassificationMetric`), named in the union below.
+A metric is written in one place: a settings class that can be called (see `ClassificationMetric` and, of explanations, `QualityMetric`),
+named in a union below.
 
 N = samples, K = classes
 """
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.core.settings import Settings, members
+from pipeline.methods.metrics.agreement import AgreementMetric
 from pipeline.methods.metrics.classification import (
     Accuracy,
     Classification,
@@ -22,9 +24,16 @@ from pipeline.methods.metrics.classification import (
     TopK,
     confusion_KK,
 )
+from pipeline.methods.metrics.explained import Explained, measure
+from pipeline.methods.metrics.faithfulness import FaithfulnessMetric
+from pipeline.methods.metrics.localisation import LocalisationMetric
+from pipeline.methods.metrics.removal import RemovalMetric
+from pipeline.methods.metrics.robustness import RobustnessMetric
 
-Metric = Annotated[Classification, Field(discriminator="metric")]
+AnyQuality = AgreementMetric | FaithfulnessMetric | RemovalMetric | RobustnessMetric | LocalisationMetric
+Metric = Annotated[Classification | AnyQuality, Field(discriminator="metric")]
 METRICS = tuple(members(Metric).values())
+QUALITY_METRICS = tuple(members(AnyQuality).values())
 
 
 def _written_out(given: Any) -> Any:
@@ -39,6 +48,10 @@ class Evaluation(Settings):
         default=(Accuracy(), TopK(), MacroF1(), Nll(), Ece()), min_length=1
     )
     """Names of metrics, or mappings with their settings; one result column each for every split."""
+    num_explained: int | None = Field(default=500, ge=1)
+    """Samples of each split that metrics of explanations look at; None takes all, as does a split that has no more."""
+    subset_seed: int = Field(default=0, ge=0)
+    """Seed of which samples these are: the same for every run, whatever its own seed is, so that arms are compared on equal samples."""
 
     @field_validator("metrics")
     @classmethod
@@ -53,13 +66,31 @@ class Evaluation(Settings):
         """The result columns, which follow the name of the split."""
         return tuple(metric.column for metric in self.metrics)
 
+    @property
+    def quality(self) -> tuple[AnyQuality, ...]:
+        """The metrics of explanations."""
+        return tuple(metric for metric in self.metrics if isinstance(metric, AnyQuality))
+
     def __call__(self, probabilities_NK: Probabilities, label_N: Labels) -> dict[str, float]:
-        """{column: value}, in the order of `metrics`.
+        """{column: value} of the metrics of predictions, in the order of `metrics`.
 
         Raises:
             ValueError: probabilities and labels do not fit, or hold no sample.
         """
-        return {metric.column: metric(probabilities_NK, label_N) for metric in self.metrics}
+        return {metric.column: metric(probabilities_NK, label_N) for metric in self.metrics if isinstance(metric, Classification)}
 
 
-__all__ = ["METRICS", "Accuracy", "Ece", "Evaluation", "MacroF1", "Metric", "Nll", "TopK", "confusion_KK"]
+__all__ = [
+    "METRICS",
+    "QUALITY_METRICS",
+    "Accuracy",
+    "Ece",
+    "Evaluation",
+    "Explained",
+    "MacroF1",
+    "Metric",
+    "Nll",
+    "TopK",
+    "confusion_KK",
+    "measure",
+]
