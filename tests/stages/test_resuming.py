@@ -25,7 +25,7 @@ from tests.stages.attempts import BATCH_SIZE, Attempts
 from tests.support import StopAtPoll, planned, run_all
 
 ROOT = Path(__file__).parents[2]
-NUM_TRAIN, NUM_TEST = 100, 100
+NUM_TRAIN, NUM_TEST, NUM_EXPLAINED = 100, 100, 40
 EXPERIMENT = f"""
 experiment: resuming
 base:
@@ -36,13 +36,16 @@ base:
   selection: {{rule: worst, fraction: 0.7}}
   augmentation: {{rule: replace_top, value: noise}}
   retraining: {{epochs: 1}}
+  evaluation:
+    num_explained: {NUM_EXPLAINED}
+    metrics: [accuracy, {{metric: infidelity, num_draws: 2}}, {{metric: removal_curve, order: random}}]
 """
 NUM_CHOSEN = 70
 NUM_BATCHES = {
     "prepare": -(-(NUM_TRAIN + NUM_TEST) // BATCH_SIZE),
     "attribute": -(-NUM_TRAIN // BATCH_SIZE) - (-NUM_CHOSEN // BATCH_SIZE),
     "augment": -(-NUM_CHOSEN // BATCH_SIZE),
-    "evaluate": -(-NUM_TEST // BATCH_SIZE),
+    "evaluate": -(-NUM_TEST // BATCH_SIZE) - (-NUM_EXPLAINED // BATCH_SIZE),
 }
 over_all_stages = pytest.mark.parametrize("stage", NUM_BATCHES)
 

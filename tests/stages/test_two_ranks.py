@@ -24,6 +24,9 @@ base:
   selection: {rule: class_balanced, fraction: 0.3}
   augmentation: {rule: replace_top, value: noise}
   retraining: {epochs: 2, batch_size: 30}
+  evaluation:
+    num_explained: 31
+    metrics: [accuracy, deletion_auc, sensitivity_max, randomisation, {metric: pearson, reference: {method: random}}]
 """
 
 

@@ -45,7 +45,8 @@ class SensitivityMax(Quality):
             noise_BCHW = (2 * drawn_uniform(streams, x_BCHW, draw=draw) - 1) * (highest - lowest) * self.radius
             disturbed_BF = explained.attributed(x_BCHW=x_BCHW + noise_BCHW).flatten(1).double()
             worst_B = torch.maximum(worst_B, (disturbed_BF - phi_BF).norm(dim=1))
-        return worst_B / phi_BF.norm(dim=1) if self.relative else worst_B
+        length_B = phi_BF.norm(dim=1)
+        return undefined_where(worst_B / length_B, length_B == 0) if self.relative else worst_B
 
 
 class Randomisation(Quality):

@@ -36,3 +36,13 @@ def test_images_of_another_type_or_form_are_refused():
 def test_a_label_without_a_class_is_refused():
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 2\), got 0 to 2"):
         samples(labels_N=np.array([0, 2], dtype=np.int32))
+
+
+def test_masks_that_do_not_fit_the_images_are_refused():
+    assert samples(masks_NHW=np.ones((2, 4, 4), dtype=bool)).masks_NHW is not None
+    for masks, got in (
+        (np.ones((2, 4, 4), dtype=np.uint8), r"uint8 in \(2, 4, 4\)"),
+        (np.ones((2, 1, 4, 4), dtype=bool), r"bool in \(2, 1, 4"),
+    ):
+        with pytest.raises(ValueError, match=rf"masks must be bool in N, H, W = \(2, 4, 4\); got {got}"):
+            samples(masks_NHW=masks)

@@ -116,3 +116,15 @@ def test_folds_and_files_are_those_of_the_base(tmp_path):
     settings = parse(Dataset, {"dataset": "shortcut", "base": {"dataset": "mnist", "folds": 3, "fold": 2, "split_seed": 7}}, where="data")
     assert (settings.folds, settings.fold, settings.split_seed) == (3, 2, 7)
     assert len(settings.missing_files(tmp_path)) == 4
+
+
+def test_a_mask_lies_on_the_patch_and_nowhere_else(clean):
+    samples = Shortcut(train_patch=False).load(NOWHERE)
+    assert samples.masks_NHW is not None
+    masks = {split: samples.masks_NHW[samples.splits_N == split] for split in ("train", "test", "test_clean")}
+    assert not masks["train"].any()
+    assert not masks["test_clean"].any()
+    for mask, place in zip(masks["test"], places(samples, "test"), strict=True):
+        top, left = CORNERS[place]
+        assert mask.sum() == 9
+        assert mask[top : top + 3, left : left + 3].all()
