@@ -63,6 +63,7 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
     Raises:
         SettingsError: the experiment names a metric that no run has.
     """
+    from results.curves import collect_curves, curve_files
     from results.figures import figure_files
     from results.render import to_terminal
     from results.summary import incomplete_runs, summarise
@@ -88,7 +89,8 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
         tables.paths.extend(write_results(folder, part, summary=summary, meta=meta | ({"part": name} if name else {})))
         if "done" in set(part["state"]):
             figures = figure_files(part, metrics=table["metrics"], control=table["control"], controls=controls)
-            tables.paths.extend(write_files(folder, figures))
+            curves = curve_files(collect_curves(plan, store, part), metrics=table["metrics"])
+            tables.paths.extend(write_files(folder, figures | curves))
         tables.rendered.extend([name] if name else [])
         tables.rendered.append(to_terminal(summary, notes=incomplete_runs(part), width=width))
     return tables
