@@ -3,7 +3,7 @@
 from pydantic import Field, model_validator
 
 from pipeline.core.settings import Settings
-from pipeline.methods.attribution import Attribution, IntegratedGradients, Target, TrueLabel
+from pipeline.methods.attribution import Attribution, DeepLift, IntegratedGradients, Loss, Target, TrueLabel
 from pipeline.methods.augmentation import Augmentation, NoAugmentation, SameCompute, Selection, Worst
 from pipeline.methods.datasets import Dataset, MnistSmall
 from pipeline.methods.metrics import Evaluation, TopK
@@ -71,6 +71,15 @@ class RunConfig(Settings):
                     f"metric {metric.column} needs masks that say where the evidence lies, and data set {self.data.dataset} has none; "
                     "leave it out of evaluation.metrics, or take a data set with masks, such as shortcut"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_target(self) -> "RunConfig":
+        if isinstance(self.attribution, DeepLift) and isinstance(self.target, Loss):
+            raise ValueError(
+                "attribution deep_lift explains logits and has no rule for the softmax of target loss; set target to label, or attribution "
+                "to integrated_gradients"
+            )
         return self
 
     @model_validator(mode="after")

@@ -49,6 +49,10 @@ REFUSED = {
         "experiment: e\nbase: {data: {dataset: mnist_small, folds: 1}, pretraining: {early_stop_epochs: 1}}",
         "early_stop_epochs needs validation data, but data.folds is 1; set data.folds",
     ),
+    "a method that has no rule for the target": (
+        "experiment: e\nbase: {attribution: {method: deep_lift}, target: {target: loss}}",
+        r"deep_lift explains logits and has no rule for the softmax of target loss; set target to label",
+    ),
     "a control whose steps would depend on its own model": (
         "experiment: e\nbase: {augmentation: {rule: same_compute}, rounds: 2}",
         r"same_compute .* with rule worst from round 2 on \(rounds: 2\) .*; set augmentation\.mode to replace, selection to all or",

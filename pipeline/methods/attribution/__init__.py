@@ -10,6 +10,7 @@ from pydantic import Field
 from pipeline.core.settings import members
 from pipeline.methods.attribution.attention import AttentionGradient, AttentionRollout
 from pipeline.methods.attribution.background import Background
+from pipeline.methods.attribution.backward import Deconvolution, DeepLift, GuidedBackprop
 from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Blur, Expected, FromBaseline, Given, Mean, Uniform, Zero
 from pipeline.methods.attribution.cam import EigenCam, GradCam, GradCamPlusPlus, HiResCam, LayerCam, XGradCam
 from pipeline.methods.attribution.control import ConstantControl, EdgeDetector, InputMagnitude, RandomControl
@@ -31,6 +32,9 @@ Attribution = Annotated[
     | SquareGrad
     | VarGrad
     | GradientShap
+    | DeepLift
+    | GuidedBackprop
+    | Deconvolution
     | GradCam
     | GradCamPlusPlus
     | HiResCam
@@ -69,6 +73,8 @@ __all__ = [
     "Blur",
     "ConstantControl",
     "Contrast",
+    "Deconvolution",
+    "DeepLift",
     "EdgeDetector",
     "EigenCam",
     "Expected",
@@ -81,6 +87,7 @@ __all__ = [
     "GradCamPlusPlus",
     "Gradient",
     "GradientShap",
+    "GuidedBackprop",
     "HiResCam",
     "InputMagnitude",
     "InputXGradient",

@@ -6,7 +6,7 @@ from torch import nn
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
-from pipeline.methods.attribution import AttentionGradient, AttentionRollout, Background, Score
+from pipeline.methods.attribution import AttentionGradient, AttentionRollout, Background, Deconvolution, GuidedBackprop, Score
 from pipeline.methods.models import Vit
 
 IMAGE = (2, 4, 4)
@@ -43,10 +43,23 @@ def linear(*shape: int) -> tuple[nn.Module, torch.Tensor]:
 
 def smooth_net(image: tuple[int, int, int] = IMAGE) -> nn.Module:
     """A convolutional network with batch normalisation, dropout and a smooth nonlinearity, in float64 and eval mode."""
+    return _net(image, nn.Tanh())
+
+
+def relu_net(image: tuple[int, int, int] = IMAGE) -> nn.Module:
+    """The same with ReLU."""
+    return _net(image, nn.ReLU())
+
+
+NEED_RELU = (GuidedBackprop, Deconvolution)
+"""Methods that explain no model without one."""
+
+
+def _net(image: tuple[int, int, int], activation: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     channels, height, width = image
     size = 4 * (height - 2) * (width - 2)
-    layers = [nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(size, CLASSES)]
+    layers = [nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), activation, nn.Dropout(0.5), nn.Flatten(), nn.Linear(size, CLASSES)]
     return nn.Sequential(*layers).double().eval()
 
 
@@ -93,4 +106,6 @@ NEED_ATTENTION = (AttentionRollout, AttentionGradient)
 
 def model_for(method: type[Settings], image: tuple[int, int, int] = IMAGE) -> nn.Module:
     """A model of such images that the method can explain, in float64 and eval mode."""
-    return TinyVit(image).double().eval() if method in NEED_ATTENTION else smooth_net(image)
+    if method in NEED_ATTENTION:
+        return TinyVit(image).double().eval()
+    return relu_net(image) if method in NEED_RELU else smooth_net(image)

@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.core.settings import Settings
 from pipeline.methods.attribution import ATTRIBUTIONS, Gradient, IntegratedGradients, Score, as_found, attribute
 from pipeline.methods.training.ddp import import_ddp
-from tests.methods.attribution.support import NEED_ATTENTION, Restless, TinyVit, background_of
+from tests.methods.attribution.support import NEED_ATTENTION, NEED_RELU, Restless, TinyVit, background_of
 
 over_all_methods = pytest.mark.parametrize("method", ATTRIBUTIONS, ids=lambda m: m.__name__)
 
@@ -28,10 +28,16 @@ def in_training(model: nn.Module, *, frozen: nn.Parameter) -> nn.Module:
 
 
 @pytest.fixture
-def model() -> nn.Module:
+def model(request) -> nn.Module:
+    """One that the test's method can explain."""
+    method = request.getfixturevalue("method") if "method" in request.fixturenames else Gradient
+    return model_in_training(nn.ReLU() if method in NEED_RELU else nn.Softplus())
+
+
+def model_in_training(activation: nn.Module) -> nn.Module:
     """In the middle of training: train mode with a frozen part, batch statistics, dropout and parameter gradients."""
     torch.manual_seed(0)
-    layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Softplus(), Restless(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(27, 3)]
+    layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), activation, Restless(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(27, 3)]
     model = in_training(nn.Sequential(*layers).double(), frozen=layers[6].bias)
     model[0].eval()
     return model
@@ -159,22 +165,30 @@ def test_a_layer_that_mixes_samples_even_in_eval_mode_is_refused():
         attribute(Gradient(), model, X, SCORE)
 
 
+@over_all_methods
+def test_a_compiled_model_is_attributed_as_the_bare_one(method, model):
+    expected = attribute(method(), model, X, SCORE, background=BACKGROUND).phi_BCHW
+    found = attribute(method(), torch.compile(model, backend="eager"), X, SCORE, background=BACKGROUND).phi_BCHW
+    assert torch.equal(found, expected)
+
+
 def check_inside_ddp(model: nn.Module) -> None:
     """Its wrapper is gone when this returns: the last to hold a group must not be a wrapper, whose end waits for gloo's threads."""
     wrapped = nn.parallel.DistributedDataParallel(model)
     before = state(wrapped)
-    found = attribute(Gradient(), wrapped, X, SCORE)
-    assert_same(state(wrapped), before)
-    assert torch.equal(found.phi_BCHW, attribute(Gradient(), model, X, SCORE).phi_BCHW)
+    for method in ATTRIBUTIONS:
+        found = attribute(method(), wrapped, X, SCORE, background=BACKGROUND)
+        assert_same(state(wrapped), before)
+        assert torch.equal(found.phi_BCHW, attribute(method(), model, X, SCORE, background=BACKGROUND).phi_BCHW)
     with as_found(wrapped) as module:
         assert module is model
 
 
-def test_the_module_inside_ddp_is_attributed_without_a_collective(model, tmp_path: Path):
+def test_the_module_inside_ddp_is_attributed_without_a_collective(tmp_path: Path):
     import_ddp()
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
-        check_inside_ddp(model)
+        check_inside_ddp(model_in_training(nn.ReLU()))
         gc.collect()
     finally:
         torch.distributed.destroy_process_group()

@@ -14,11 +14,13 @@ from torch import nn
 import pipeline
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import SettingsError, parse, plain
+from pipeline.methods import attribution
 from pipeline.methods.attribution import (
     ATTRIBUTIONS,
     Attribution,
     Background,
     Black,
+    FromBaseline,
     Gradient,
     InputXGradient,
     IntegratedGradients,
@@ -36,13 +38,19 @@ over_all_methods = pytest.mark.parametrize("method", ATTRIBUTIONS, ids=lambda m:
 
 
 @pytest.fixture
-def model() -> nn.Module:
-    return smooth_net()
+def model(request) -> nn.Module:
+    """One that the test's method can explain."""
+    return model_for(request.getfixturevalue("method")) if "method" in request.fixturenames else smooth_net()
 
 
 @pytest.fixture
 def batch() -> tuple[torch.Tensor, Score, Background]:
     return batch_of(IMAGE)
+
+
+def test_every_method_that_is_exported_can_be_named_in_an_experiment():
+    exported = {value for value in vars(attribution).values() if isinstance(value, type) and "method" in getattr(value, "model_fields", {})}
+    assert exported == set(ATTRIBUTIONS)
 
 
 @pytest.mark.parametrize("shape", [IMAGE, (2, 6), (8,)], ids=["image", "signal", "features"])
@@ -174,6 +182,19 @@ def test_integrated_gradients_sum_to_the_difference_of_the_logits(model, batch):
         difference = score(model(x) - model(torch.full_like(x[:1], -2.0)))
     # The midpoint rule's error falls with num_steps squared: see below, 256 steps leave less than this.
     torch.testing.assert_close(phi.sum((1, 2, 3)), difference, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [m for m in ATTRIBUTIONS if issubclass(m, FromBaseline)], ids=lambda m: m.__name__)
+def test_of_a_linear_model_what_sums_does_so_for_any_part_of_the_values(method):
+    """Sensitivity-n (Ancona et al. 2018, arXiv:1711.06104): values put to the baseline cost the sum of their attributions."""
+    model, _ = linear(*IMAGE)
+    x, score, background = batch_of(IMAGE)
+    phi = method()(model, x, score, background=background)
+    baseline = method().sums_from(x, background).mean(0)
+    for num in (1, 7, 32):
+        part = torch.rand(x.shape, generator=torch.Generator().manual_seed(num)).flatten(1).argsort(1).argsort(1).reshape(x.shape) < num
+        cost = score(model(x)) - score(model(torch.where(part, baseline, x)))
+        torch.testing.assert_close((phi * part).sum((1, 2, 3)), cost, **EXACT)
 
 
 def test_integrated_gradients_of_a_square_are_exact_with_one_step():
