@@ -12,7 +12,7 @@ from pipeline.methods.attribution.attention import AttentionGradient, AttentionR
 from pipeline.methods.attribution.background import Background
 from pipeline.methods.attribution.backward import Deconvolution, DeepLift, GuidedBackprop
 from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Blur, Expected, FromBaseline, Given, Mean, Uniform, Zero
-from pipeline.methods.attribution.cam import EigenCam, GradCam, GradCamPlusPlus, HiResCam, LayerCam, XGradCam
+from pipeline.methods.attribution.cam import EigenCam, GradCam, GradCamPlusPlus, GuidedGradCam, HiResCam, LayerCam, XGradCam
 from pipeline.methods.attribution.control import ConstantControl, EdgeDetector, InputMagnitude, RandomControl
 from pipeline.methods.attribution.engine import Attributions, Attributor, as_found, attribute
 from pipeline.methods.attribution.finite_differences import FiniteDifferences
@@ -41,6 +41,7 @@ Attribution = Annotated[
     | LayerCam
     | XGradCam
     | EigenCam
+    | GuidedGradCam
     | AttentionRollout
     | AttentionGradient
     | FiniteDifferences
@@ -88,6 +89,7 @@ __all__ = [
     "Gradient",
     "GradientShap",
     "GuidedBackprop",
+    "GuidedGradCam",
     "HiResCam",
     "InputMagnitude",
     "InputXGradient",

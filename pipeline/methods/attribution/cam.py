@@ -15,6 +15,7 @@ from pydantic import Field
 
 from pipeline.core.settings import Settings
 from pipeline.methods.attribution.background import Background
+from pipeline.methods.attribution.backward import GuidedBackprop
 from pipeline.methods.attribution.baseline import no_sum
 from pipeline.methods.attribution.layers import Flow, activation, flow
 from pipeline.methods.attribution.target import Forward, Score
@@ -144,6 +145,22 @@ class EigenCam(Settings):
         direction_BD = first_direction(activation_BDP)
         map_BP = torch.einsum("bdp,bd->bp", activation_BDP, direction_BD)
         return spread(map_BP, place.grid, x_BCHW, relu=self.relu)
+
+
+class GuidedGradCam(Settings):
+    """Guided backpropagation where Grad-CAM finds evidence (Selvaraju et al. 2016, arXiv:1610.02391, sec. 3.2).
+
+    For comparison: through its first factor it hardly depends on the model's later layers (Adebayo et al. 2018, arXiv:1810.03292).
+    """
+
+    sums_from = no_sum
+    method: Literal["guided_grad_cam"] = "guided_grad_cam"
+    layer: LayerName = None
+
+    def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
+        """(B, C, H, W), without unit. See `Attributor`, `GuidedBackprop` and `layers.find_place`."""
+        map_BCHW = GradCam(layer=self.layer)(model, x_BCHW, score, background=background)
+        return map_BCHW * GuidedBackprop()(model, x_BCHW, score, background=background)
 
 
 def first_direction(activation_BDP: torch.Tensor) -> torch.Tensor:

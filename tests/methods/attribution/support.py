@@ -6,7 +6,15 @@ from torch import nn
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
-from pipeline.methods.attribution import AttentionGradient, AttentionRollout, Background, Deconvolution, GuidedBackprop, Score
+from pipeline.methods.attribution import (
+    AttentionGradient,
+    AttentionRollout,
+    Background,
+    Deconvolution,
+    GuidedBackprop,
+    GuidedGradCam,
+    Score,
+)
 from pipeline.methods.models import Vit
 
 IMAGE = (2, 4, 4)
@@ -51,7 +59,7 @@ def relu_net(image: tuple[int, int, int] = IMAGE) -> nn.Module:
     return _net(image, nn.ReLU())
 
 
-NEED_RELU = (GuidedBackprop, Deconvolution)
+NEED_RELU = (GuidedBackprop, Deconvolution, GuidedGradCam)
 """Methods that explain no model without one."""
 
 

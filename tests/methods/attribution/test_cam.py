@@ -13,6 +13,7 @@ from pipeline.methods.attribution import (
     EigenCam,
     GradCam,
     GradCamPlusPlus,
+    GuidedGradCam,
     HiResCam,
     LayerCam,
     Score,
@@ -130,6 +131,20 @@ def test_maps_equal_those_of_pytorch_grad_cam_scaled_to_one(method):
     assert (phi.amax((1, 2)) > 0).all()
     # It enlarges in float32, and adds 1e-7 to what it divides by.
     torch.testing.assert_close(scaled(phi), expected.double(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations")
+def test_guided_grad_cam_equals_captum():
+    model = network()
+    x, score, background = batch_of(IMAGE)
+    phi = GuidedGradCam(layer="features.4")(model, x, score, background=background)
+    guided = captum.attr.GuidedBackprop(model).attribute(x.clone().requires_grad_(), target=score.target_B).detach()
+    torch.testing.assert_close(phi, guided * GradCam(layer="features.4")(model, x, score, background=background), **EXACT)
+    # Captum's own enlarges by repeating the nearest position, the paper linearly: on the layer of the input's size both are the same.
+    expected = captum.attr.GuidedGradCam(model, model.features[1]).attribute(x.clone().requires_grad_(), target=score.target_B)
+    phi = GuidedGradCam(layer="features.1")(model, x, score, background=background)
+    torch.testing.assert_close(phi, expected.detach(), **EXACT)
+    assert phi.abs().sum() > 0
 
 
 def test_eigen_cam_equals_pytorch_grad_cam_up_to_sign_where_maps_have_no_mean():

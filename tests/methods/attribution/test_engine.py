@@ -1,7 +1,6 @@
 """Running a method leaves no trace on the model and says how far its sums are from what they should be."""
 
 import gc
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,31 +29,21 @@ def in_training(model: nn.Module, *, frozen: nn.Parameter) -> nn.Module:
 @pytest.fixture
 def model(request) -> nn.Module:
     """One that the test's method can explain."""
-    method = request.getfixturevalue("method") if "method" in request.fixturenames else Gradient
-    return model_in_training(nn.ReLU() if method in NEED_RELU else nn.Softplus())
+    return model_for(request.getfixturevalue("method") if "method" in request.fixturenames else Gradient)
 
 
-def model_in_training(activation: nn.Module) -> nn.Module:
+def model_for(method: type[Settings]) -> nn.Module:
     """In the middle of training: train mode with a frozen part, batch statistics, dropout and parameter gradients."""
+    if method in NEED_ATTENTION:
+        vit = TinyVit((1, 5, 5)).double()
+        in_training(vit, frozen=vit.transformer.class_token).pixels.eval()
+        return vit
     torch.manual_seed(0)
+    activation = nn.ReLU() if method in NEED_RELU else nn.Softplus()
     layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), activation, Restless(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(27, 3)]
     model = in_training(nn.Sequential(*layers).double(), frozen=layers[6].bias)
     model[0].eval()
     return model
-
-
-@pytest.fixture
-def model_of(model) -> Callable[[type[Settings]], nn.Module]:
-    """Such a model that a method can explain."""
-
-    def found(method: type[Settings]) -> nn.Module:
-        if method not in NEED_ATTENTION:
-            return model
-        vit = TinyVit((1, 5, 5)).double()
-        in_training(vit, frozen=vit.transformer.class_token).pixels.eval()
-        return vit
-
-    return found
 
 
 def state(model: nn.Module) -> list[torch.Tensor]:
@@ -72,8 +61,7 @@ def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None
 
 
 @over_all_methods
-def test_the_model_and_the_random_state_are_left_as_found(method, model_of):
-    model = model_of(method)
+def test_the_model_and_the_random_state_are_left_as_found(method, model):
     before = state(model)
     attribute(method(), model, X, SCORE, background=BACKGROUND)
     assert_same(state(model), before)
@@ -110,8 +98,7 @@ def test_a_model_without_gradients_gets_none(model):
 
 
 @over_all_methods
-def test_a_model_in_train_mode_is_attributed_as_in_eval_mode_and_by_the_sample(method, model_of):
-    model = model_of(method)
+def test_a_model_in_train_mode_is_attributed_as_in_eval_mode_and_by_the_sample(method, model):
     found = attribute(method(), model, X, SCORE, background=BACKGROUND).phi_BCHW
     torch.testing.assert_close(method()(model.eval(), X, SCORE, background=BACKGROUND), found, rtol=0, atol=1e-12)
     last = attribute(method(), model.train(), X[-1:], SCORE.at(slice(5, 6)), background=BACKGROUND.at(slice(5, 6))).phi_BCHW
@@ -119,8 +106,7 @@ def test_a_model_in_train_mode_is_attributed_as_in_eval_mode_and_by_the_sample(m
 
 
 @over_all_methods
-def test_sums_and_extremes_are_those_of_each_sample(method, model_of):
-    model = model_of(method)
+def test_sums_and_extremes_are_those_of_each_sample(method, model):
     found = attribute(method(), model, X, SCORE, background=BACKGROUND)
     torch.testing.assert_close(found.sum_B, found.phi_BCHW.sum((1, 2, 3)))
     assert torch.equal(found.min_B, found.phi_BCHW.amin((1, 2, 3)))
@@ -128,8 +114,7 @@ def test_sums_and_extremes_are_those_of_each_sample(method, model_of):
 
 
 @over_all_methods
-def test_only_methods_that_promise_a_sum_have_a_gap_and_it_is_small(method, model_of):
-    model = model_of(method)
+def test_only_methods_that_promise_a_sum_have_a_gap_and_it_is_small(method, model):
     gap = attribute(method(), model, X, SCORE, background=BACKGROUND).completeness_gap_B
     assert (gap is not None) == (method().sums_from is not None)
     if gap is not None:
@@ -172,14 +157,14 @@ def test_a_compiled_model_is_attributed_as_the_bare_one(method, model):
     assert torch.equal(found, expected)
 
 
-def check_inside_ddp(model: nn.Module) -> None:
+def check_inside_ddp(method: type[Settings]) -> None:
     """Its wrapper is gone when this returns: the last to hold a group must not be a wrapper, whose end waits for gloo's threads."""
+    model = model_for(method)
     wrapped = nn.parallel.DistributedDataParallel(model)
     before = state(wrapped)
-    for method in ATTRIBUTIONS:
-        found = attribute(method(), wrapped, X, SCORE, background=BACKGROUND)
-        assert_same(state(wrapped), before)
-        assert torch.equal(found.phi_BCHW, attribute(method(), model, X, SCORE, background=BACKGROUND).phi_BCHW)
+    found = attribute(method(), wrapped, X, SCORE, background=BACKGROUND)
+    assert_same(state(wrapped), before)
+    assert torch.equal(found.phi_BCHW, attribute(method(), model, X, SCORE, background=BACKGROUND).phi_BCHW)
     with as_found(wrapped) as module:
         assert module is model
 
@@ -188,7 +173,8 @@ def test_the_module_inside_ddp_is_attributed_without_a_collective(tmp_path: Path
     import_ddp()
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
-        check_inside_ddp(model_in_training(nn.ReLU()))
+        for method in ATTRIBUTIONS:
+            check_inside_ddp(method)
         gc.collect()
     finally:
         torch.distributed.destroy_process_group()
