@@ -1,6 +1,6 @@
 """How fast attribution is beside what it replaces: ratios measured side by side in one run.
 
-    python benchmarks/attribution.py [--threads 2] [--images 8] [--write results/reference/attribution]
+    python benchmarks/attribution.py [--threads 2] [--images 16] [--write results/reference/attribution]
 
 Trains the CIFAR-10 network of the published study on images of ATTRAIN_DATA (where they are not there, on the digits that come with the
 package), and holds against each other: finite differences and the published loop of two forwards a feature; finite differences and the
@@ -32,9 +32,7 @@ from torch import nn
 from jobs.machine import device_name
 from jobs.planning import CODE_ROOT, git_state, versions
 from pipeline.core.randomness import SampleStreams, generator
-from pipeline.core.settings import members
 from pipeline.methods.attribution import (
-    Attribution,
     Attributor,
     Background,
     FiniteDifferences,
@@ -42,17 +40,20 @@ from pipeline.methods.attribution import (
     IntegratedGradients,
     Occlusion,
     Score,
+    SmoothGrad,
     Zero,
     attribute,
 )
 from pipeline.methods.attribution.directions import PrincipalComponents
 from pipeline.methods.datasets.cifar import Cifar10
 from pipeline.methods.datasets.mnist_small import MnistSmall
+from pipeline.methods.models import CifarCnn
 
 STEP = 1e-3
 FORWARD_SIZES = (1, 4, 16, 32, 64, 128, 256, 512, 1024)
 INTERNAL_SIZES = (8, 16, 32, 64, 128, 256)
 PERTURBATIONS = (1, 2, 4, 8, 16, 32)
+NOISE_SIZES = (1, 2, 4, 8, 25)
 
 
 @dataclass(frozen=True)
@@ -82,24 +83,6 @@ class Row:
         return self.ratio >= self.target if self.is_least else self.ratio <= self.target
 
 
-def cifar_cnn(channels: int, height: int, width: int) -> nn.Module:
-    """conv3-32, conv3-32, maxpool2, conv3-64, maxpool2, fc-256-10, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(64 * (height // 4) * (width // 4), 256),
-        nn.ReLU(),
-        nn.Linear(256, 10),
-    )
-
-
 def images_of(root: Path) -> tuple[str, tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """Name, and train and test split: images normalised by the training images' mean and standard deviation, and labels."""
     settings = MnistSmall() if Cifar10().missing_files(root) else Cifar10()
@@ -118,7 +101,7 @@ def trained_case(*, num_train: int, epochs: int, num_images: int, device: str) -
     torch.manual_seed(0)
     order = generator(0, "benchmark").permutation(len(x_train))[:num_train]
     x_train, label_train = x_train[order], label_train[order]
-    model = cifar_cnn(*x_train.shape[1:]).to(device)
+    model = CifarCnn().build(input_shape=tuple(x_train.shape[1:]), num_classes=10).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(epochs):
         for batch in torch.randperm(len(x_train)).split(64):
@@ -236,6 +219,8 @@ def captum_rows(case: Case, *, device: str, repeat: int) -> list[Row]:
     gradients = captum.attr.IntegratedGradients(case.model)
     windows = captum.attr.Occlusion(case.model)
     shape, strides = (x.shape[1], 4, 4), (x.shape[1], 2, 2)
+    tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(case.model))
+    noise = 0.15 * float((case.background.highest_CHW - case.background.lowest_CHW).mean())
     compared: list[tuple[Attributor, Callable[..., object], str, tuple[int, ...]]] = [
         (
             IntegratedGradients(num_steps=50, baseline=Zero()),
@@ -249,12 +234,13 @@ def captum_rows(case: Case, *, device: str, repeat: int) -> list[Row]:
             "perturbations_per_eval",
             PERTURBATIONS,
         ),
+        (
+            SmoothGrad(num_samples=25),
+            partial(tunnel.attribute, x, target=target, nt_samples=25, stdevs=noise, abs=False),
+            "nt_samples_batch_size",
+            NOISE_SIZES,
+        ),
     ]
-    smooth = members(Attribution).get("smooth_grad")
-    if smooth is not None:
-        tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(case.model))
-        theirs = partial(tunnel.attribute, x, target=target, nt_samples=25, stdevs=0.15, abs=False)
-        compared.append((smooth(num_samples=25), theirs, "nt_samples_batch_size", (1, 2, 4, 8, 25)))  # type: ignore[arg-type]
     return [row for ours, theirs, name, sizes in compared for row in _captum_pair(case, ours, theirs, name, sizes, device, repeat)]
 
 
@@ -329,7 +315,7 @@ def main() -> None:
     """Measure, print, and end with 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--images", type=int, default=8, help="images of the comparison with Captum and of the cosines")
+    parser.add_argument("--images", type=int, default=16, help="images of the comparison with Captum and of the cosines")
     parser.add_argument("--train-images", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=5, help="of each time, of which the median counts")
