@@ -9,8 +9,8 @@ from pipeline.methods.attribution import Background
 from pipeline.methods.attribution.background import drawn_normal
 from pipeline.methods.lazy import torch
 
-MAX_STEPS = 500
-"""Of conjugate gradients; 90 % of 224 x 224 pixels at random take 60, a whole half of the image 300."""
+MAX_STEPS = 5000
+"""Of conjugate gradients; of 224 x 224 pixels, 90 % at random take 49, the upper half 403, all but the border 365."""
 TOLERANCE = 1e-6
 """Of the residual, to that of the first step."""
 
@@ -91,4 +91,6 @@ def _solved(x_BCHW: torch.Tensor, removed_B1HW: torch.Tensor) -> torch.Tensor:
         new_norm = torch.where(going_on, residual.square().sum((2, 3), keepdim=True), norm)
         direction = torch.where(going_on, residual + new_norm / norm * direction, direction)
         norm = new_norm
+    else:
+        raise ArithmeticError(f"ROAD's linear system is not solved after {MAX_STEPS} steps; remove a smaller share of the pixels")
     return u
