@@ -63,8 +63,9 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
     Raises:
         SettingsError: the experiment names a metric that no run has.
     """
+    from results.boxes import box_files, collect_samples
     from results.curves import collect_curves, curve_files
-    from results.figures import figure_files
+    from results.figures import summary_files
     from results.render import to_terminal
     from results.summary import incomplete_runs, summarise
     from results.write import write_files, write_results
@@ -88,9 +89,10 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
         folder = results_folder(plan, store) / name
         tables.paths.extend(write_results(folder, part, summary=summary, meta=meta | ({"part": name} if name else {})))
         if "done" in set(part["state"]):
-            figures = figure_files(part, metrics=table["metrics"], control=table["control"], controls=controls)
+            figures = summary_files(part, metrics=table["metrics"], control=table["control"], controls=controls)
             curves = curve_files(collect_curves(plan, store, part), metrics=table["metrics"])
-            tables.paths.extend(write_files(folder, figures | curves))
+            boxes = box_files(collect_samples(plan, store, part), metrics=table["metrics"])
+            tables.paths.extend(write_files(folder, figures | curves | boxes))
         tables.rendered.extend([name] if name else [])
         tables.rendered.append(to_terminal(summary, notes=incomplete_runs(part), width=width))
     return tables

@@ -4,11 +4,9 @@ curves.parquet, curves.csv     one row a run and point: arm, seed, metric (<spli
 curves.png, curves.pdf         a panel a metric of the summary, a line an arm: mean over seeds, the band from lowest to highest
 """
 
-import io
 import math
 from collections.abc import Sequence
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,51 +14,27 @@ from matplotlib.figure import Figure
 
 from pipeline.core.plan import Plan
 from pipeline.core.store import Store
-from pipeline.core.tables import CURVES, read_table
-from results.summary import DONE
+from pipeline.core.tables import CURVES
+from results.parts import collect_parts, figure_files, shown_metrics, table_files
 from results.units import unit_of
 
 # Okabe and Ito 2008 (told apart by the colour-blind); the second round of colours is dashed, the third dotted.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":")
 MAX_COLUMNS = 2
-NAMES = ["arm", "seed", "metric", "share", "value"]
 
 
 def collect_curves(plan: Plan, store: Store, runs: pd.DataFrame) -> pd.DataFrame:
-    """The curves of the runs that are done, if they measured any; columns as at the top of this file.
-
-    Args:
-        plan: the plan.
-        store: where the artifacts are.
-        runs: rows of `collect_runs`, all or some; the index is the run's position in the plan.
-    """
-    parts = []
-    for position, row in runs[runs["state"] == DONE].iterrows():
-        path = store.folder(plan.facts["identity"]["runs"][position]["step"]) / "curves.parquet"
-        if path.exists():
-            found = read_table(path, CURVES).to_pandas()
-            parts.append(found.assign(arm=row["arm"], seed=row["seed"], metric=found["split"] + "." + found["metric"])[NAMES])
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=NAMES)
+    """The curves of the runs that are done, if they measured any. See `collect_parts`."""
+    return collect_parts(plan, store, runs, file="curves.parquet", schema=CURVES)
 
 
 def curve_files(curves: pd.DataFrame, *, metrics: Sequence[str]) -> dict[str, bytes]:
     """{file name: content}, for `results.write.write_files`; none without curves, no figure where no metric of the summary has one."""
     if curves.empty:
         return {}
-    buffer = io.BytesIO()
-    curves.to_parquet(buffer, index=False)
-    files = {"curves.parquet": buffer.getvalue(), "curves.csv": curves.to_csv(index=False, lineterminator="\n").encode()}
-    shown = [metric for metric in metrics if metric in set(curves["metric"])]
-    if not shown:
-        return files
-    with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: journals refuse matplotlib's default, Type 3
-        figure = draw_curves(curves, metrics=shown)
-        for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-            files[f"curves.{kind}"] = buffer.getvalue()
-    return files
+    shown = shown_metrics(curves, metrics)
+    return table_files("curves", curves) | (figure_files("curves", draw_curves(curves, metrics=shown)) if shown else {})
 
 
 def draw_curves(curves: pd.DataFrame, *, metrics: Sequence[str]) -> Figure:

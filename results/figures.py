@@ -3,17 +3,16 @@
 A seed stands at the same height in the row of every arm, so that pairs can be followed by eye.
 """
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from results.parts import figure_files
 from results.render import FLAG, found_of_expected
 from results.summary import found_values, summarise
 from results.units import unit_of
@@ -47,18 +46,11 @@ def draw(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None = No
     return figure
 
 
-def figure_files(
+def summary_files(
     runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None = None, controls: Mapping[str, str] | None = None
 ) -> dict[str, bytes]:
     """{"summary.png": ..., "summary.pdf": ...}, for `results.write.write_files`; equal runs give equal bytes."""
-    files = {}
-    with matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType: journals refuse matplotlib's default, Type 3
-        figure = draw(runs, metrics=metrics, control=control, controls=controls)
-        for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-            files[f"summary.{kind}"] = buffer.getvalue()
-    return files
+    return figure_files("summary", draw(runs, metrics=metrics, control=control, controls=controls))
 
 
 def _bars_and_points(panel: Axes, runs: pd.DataFrame, *, summary: pd.DataFrame, metric: str) -> None:

@@ -5,6 +5,7 @@ N = training samples, A = selected ones, B = batch, C = channels, H, W = pixels,
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from pipeline.methods.training.data import ImageSet
 from pipeline.stages.artifacts import Prepared, read_model
 from pipeline.stages.explaining import Explainer, background_of, refuse_non_finite
 from pipeline.stages.sharing import Columns, SharedArray, gather_columns
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class IncompleteAttributionError(ArithmeticError):
@@ -43,15 +47,8 @@ def run(
         NonFiniteAttributionError: a loss or an attribution is not finite; names the first sample.
         IncompleteAttributionError: the gap to the promised sum is greater than `attribution.max_relative_gap`; names the worst sample.
     """
-    model, prepared = read_model(inputs["model"], device=context.device), Prepared(inputs["prepare"])
-    train = prepared.images("train")
-
-    def judge(positions: NDArray[np.int64]) -> Columns:
-        logits_BK, loss_B = judged(model, *train.batch(positions, device=context.device), dtype=torch.float32)
-        return {"loss": loss_B.cpu().numpy(), "prediction": logits_BK.argmax(1).int().cpu().numpy()}
-
-    judged_N = gather_columns(len(train), context, name="judge", work=judge)
-    refuse_non_finite(judged_N, train, split="training")
+    model, train = read_model(inputs["model"], device=context.device), Prepared(inputs["prepare"]).images("train")
+    judged_N = _judged(model, train, context)
     labels_N, ids_N = train.labels_N, train.sample_ids_N
     chosen_A = selection(
         loss_N=judged_N["loss"], prediction_N=judged_N["prediction"], label_N=labels_N, sample_ids_N=ids_N, seed=seed, round=round
@@ -67,7 +64,28 @@ def run(
         counters=(round,),
         device=context.device,
     )
-    array = SharedArray(out / "attributions.npy", shape=(len(selected), *train.image_shape), dtype=np.float32, context=context)
+    explained_A = _explained(explainer, selected, path=out / "attributions.npy", context=context)
+    _refuse_incomplete(explained_A, selected, attribution)
+    if context.ranks.is_first:
+        _write(out, selected, columns=explained_A | {name: column_N[chosen_A] for name, column_N in judged_N.items()})
+    context.metrics.update(_metrics(explained_A, num_attributed=len(selected)))
+
+
+def _judged(model: "nn.Module", train: ImageSet, context: Context) -> Columns:
+    """Loss and prediction of each training sample, on every rank."""
+
+    def judge(positions: NDArray[np.int64]) -> Columns:
+        logits_BK, loss_B = judged(model, *train.batch(positions, device=context.device), dtype=torch.float32)
+        return {"loss": loss_B.cpu().numpy(), "prediction": logits_BK.argmax(1).int().cpu().numpy()}
+
+    judged_N = gather_columns(len(train), context, name="judge", work=judge)
+    refuse_non_finite(judged_N, train, split="training")
+    return judged_N
+
+
+def _explained(explainer: Explainer, selected: ImageSet, *, path: Path, context: Context) -> Columns:
+    """Write the attributions (A, C, H, W) of the selected samples; sums, extremes, gaps and targets, on every rank."""
+    array = SharedArray(path, shape=(len(selected), *selected.image_shape), dtype=np.float32, context=context)
 
     def explain(positions: NDArray[np.int64]) -> Columns:
         explained = explainer(selected, positions)
@@ -77,10 +95,7 @@ def run(
     explained_A = gather_columns(len(selected), context, name="explain", work=explain, array=array)
     array.close()
     refuse_non_finite(explained_A, selected, split="training")
-    _refuse_incomplete(explained_A, selected, attribution)
-    if context.ranks.is_first:
-        _write(out, selected, columns=explained_A | {name: column_N[chosen_A] for name, column_N in judged_N.items()})
-    context.metrics.update(_metrics(explained_A, num_attributed=len(selected)))
+    return explained_A
 
 
 def _columns(found: Attributions) -> Columns:

@@ -59,6 +59,13 @@ def run(
         )
         fresh = fresh_network(model_settings(inputs["model"]), prepared, seed=seed, purpose="untrained layers", device=context.device)
         examiner = Examiner(evaluation=evaluation, explainer=explainer, masks_NHW=prepared.masks, fresh=fresh, context=context)
+    _measure(model, prepared, evaluation, examiner, out=out, context=context)
+
+
+def _measure(
+    model: "nn.Module", prepared: Prepared, evaluation: Evaluation, examiner: Examiner | None, *, out: Path, context: Context
+) -> None:
+    """Measure split by split, with explanations where there is an examiner, and write all tables."""
     quality: list[Quality] = []
     metrics: dict[str, float | None] = {}
     tables: list[tuple[Columns, Columns]] = []

@@ -30,7 +30,7 @@ def test_stages_are_shown_in_the_order_they_run(tmp_path):
     views = {
         "live": shown(SweepView(Console(quiet=True), PLANNED, set()).progress),
         "status": shown(status_table([StepStatus(one, "planned") for one in PLANNED]))[1:],
-        "usage": shown(usage_table(plan, Measured({}, ""), by="stage"))[1:],
+        "usage": shown(usage_table(plan, Measured({}, "", []), by="stage"))[1:],
     }
     for name, lines in views.items():
         for line, stage in zip(lines, STAGES, strict=True):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
-from results.figures import draw, figure_files
+from results.figures import draw, summary_files
 
 
 def runs() -> pd.DataFrame:
@@ -60,12 +60,12 @@ def test_each_metric_has_one_visible_panel(num_metrics):
 
 
 def test_equal_runs_give_equal_files():
-    files = figure_files(runs(), metrics=["test.accuracy"], control="none")
-    assert files == figure_files(runs(), metrics=["test.accuracy"], control="none")
+    files = summary_files(runs(), metrics=["test.accuracy"], control="none")
+    assert files == summary_files(runs(), metrics=["test.accuracy"], control="none")
     assert files["summary.png"].startswith(b"\x89PNG")
     assert files["summary.pdf"].startswith(b"%PDF")
 
 
 def test_a_sweep_in_which_nothing_is_done_is_drawn_empty():
     given = runs().assign(state="missing: evaluate/0", **{"test.accuracy": nan})
-    assert set(figure_files(given, metrics=["test.accuracy"], control="none")) == {"summary.png", "summary.pdf"}
+    assert set(summary_files(given, metrics=["test.accuracy"], control="none")) == {"summary.png", "summary.pdf"}
