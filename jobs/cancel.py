@@ -101,15 +101,16 @@ def describe(done: Cancelled, *, wait_s: float) -> list[str]:
 
 
 def _jobs_of(plan: Plan, store: Store, steps: Collection[str], *, everything: bool) -> tuple[frozenset[str], int]:
-    """The elements of the given steps in all submissions, and how many other unfinished steps they hold.
+    """The elements of those of the given steps that are not done, in all submissions, and how many other such steps they hold.
 
     Everything means the collecting jobs too.
     """
     jobs, others = set(), {}
     for journal in journals(plan):
         elements = journal.elements()
-        mine = {job for name, job in elements.items() if name in steps}
-        others |= {name: job for name, job in elements.items() if job in mine and name not in steps and not store.has(name)}
+        unfinished = {name: job for name, job in elements.items() if not store.has(name)}
+        mine = {job for name, job in unfinished.items() if name in steps}
+        others |= {name: job for name, job in unfinished.items() if job in mine and name not in steps}
         jobs |= mine
         if everything and COLLECT in (submitted := journal.jobs()):
             jobs.add(submitted[COLLECT])

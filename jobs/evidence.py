@@ -206,9 +206,13 @@ def last_runs(attempts: Iterable[accounting.Accounted]) -> dict[str, Ended]:
 
 
 def _was_over(attempt: accounting.Accounted) -> bool:
-    """Whether SLURM ended a step that had more memory than was asked for: with OverMemoryKill it says CANCELLED, and no more."""
+    """Whether SLURM ended a step that had more memory than was asked for: with OverMemoryKill it says CANCELLED, and no more.
+
+    The batch script then fails. Where a person cancels, the element itself is cancelled.
+    """
     used_mb, asked_mb = attempt.max_memory_mb, attempt.asked_memory_mb
-    return "CANCELLED" in attempt.step_states and used_mb is not None and asked_mb is not None and used_mb > asked_mb
+    ended_by_slurm = "CANCELLED" in attempt.step_states and attempt.state != "CANCELLED"
+    return ended_by_slurm and used_mb is not None and asked_mb is not None and used_mb > asked_mb
 
 
 def _exit_code(given: str) -> int | None:

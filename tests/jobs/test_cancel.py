@@ -9,7 +9,7 @@ from jobs import slurm
 from jobs.cancel import Cancelled, cancel, describe, stop_here
 from jobs.journal import Journal
 from jobs.selection import Chosen, Selection
-from pipeline.core.store import Store
+from pipeline.core.store import RECORD, Store
 from tests.jobs.recording import study
 from tests.jobs.support import NUM_STEPS, assert_equal_tables, attrain, output_of, owners, submit, submitting, wait_for
 
@@ -74,6 +74,18 @@ def test_what_waits_is_ended_first_and_what_is_at_work_is_asked_to_stop(monkeypa
     assert queue.calls == ["--state=PENDING 11_0 13", "--batch --signal=TERM 10_0 10_1"]
     assert (done.waited, done.stopped, done.killed) == (("11_0", "13"), ("10_0", "10_1"), ())
     assert describe(done, wait_s=30) == ["cancelled 4 jobs: 2 that waited, 2 at work that stopped when asked"]
+
+
+def test_the_element_of_a_step_that_is_done_is_left_to_end_by_itself(monkeypatch, plan):
+    """Its batch script may still be at its last lines."""
+    record = Store(plan.folder / "store").folder(plan.steps[0].name) / RECORD
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    queue = Queue(_10_0=("RUNNING", STAGE, "left"), _10_1=("RUNNING", STAGE, "left"))
+    done = cancelled(monkeypatch, plan, queue)
+
+    assert queue.calls == ["--batch --signal=TERM 10_1"]
+    assert done.stopped == ("10_1",)
 
 
 def test_what_has_not_left_after_the_wait_is_ended(monkeypatch, plan):

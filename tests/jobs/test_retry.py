@@ -202,6 +202,11 @@ def test_a_step_that_slurm_ended_with_more_memory_than_it_asked_for_ran_out_of_i
     assert ("OUT_OF_MEMORY" in last_runs(parse(OVER_MEMORY % used_kb))["2_0"].states) is is_over
 
 
+def test_what_a_person_cancelled_did_not_run_out_of_memory_however_much_it_had():
+    by_hand = (OVER_MEMORY % 252068).replace("2_0|FAILED|9:0", "2_0|CANCELLED by 0|0:0")
+    assert "OUT_OF_MEMORY" not in last_runs(parse(by_hand))["2_0"].states
+
+
 def attempt(store, name, number, *files):
     scratch = Attempt(store=store, name=name, number=number).scratch
     scratch.mkdir(parents=True)

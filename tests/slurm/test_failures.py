@@ -1,10 +1,10 @@
-"""One failed element among twelve."""
+"""One failed element among 24."""
 
 import pytest
 
 pytestmark = pytest.mark.slurm
 
-NUM_RUNS = 12
+NUM_RUNS = 24
 """Of an array's dependencies SLURM 22.05 judges those of elements beyond the tenth otherwise (jobs/slurm.py)."""
 FAILING, HEALTHY = 7, 8
 """Seeds of the two runs that have all stages; the learning rate of the first makes the loss infinite."""
