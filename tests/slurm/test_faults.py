@@ -15,13 +15,13 @@ experiment: faults
 base:
   data: {dataset: mnist_small, num_train: 100, num_test: 50}
   model: {model: mlp, hidden: [16]}
-  pretraining: {epochs: 1}
+  pretraining: {epochs: 10000}
 resources:
   prepare: {memory_gb: 1}
   pretrain: {memory_gb: 0.1, max_memory_gb: 2}
   evaluate: {memory_gb: 1}
 """
-"""A step takes a quarter of a GiB, by torch alone."""
+"""A step takes a quarter of a GiB, by torch alone; training takes longer than the 5 s after which SLURM looks at it."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,8 @@ def test_a_step_that_is_killed_for_its_memory_is_given_more(user, strict):
 def test_an_element_that_its_node_could_not_start_is_run_on_another(user, strict):
     cluster, faulty = strict
     faulty.touch()
-    user.attrain("submit", str(user.store.parent / "faults.yaml"), "--set", "resources.pretrain.memory_gb=1")
+    changes = ("--set", "resources.pretrain.memory_gb=1", "--set", "base.pretraining.epochs=1")
+    user.attrain("submit", str(user.store.parent / "faults.yaml"), *changes)
     prepare = f"{user.submissions('faults')[0]['prepare-0']}_0"
     try:
         cluster.wait_until(lambda: "launch" in cluster.run("squeue", "--noheader", "--format=%r", f"--jobs={prepare}"))
