@@ -19,11 +19,12 @@ from jobs import slurm
 from jobs.exit_codes import BAD_SETTINGS, DONE, FAILED, MISSING_INPUT, NO_RECORD, REQUEUE, STORE_FAILED
 from jobs.machine import choose_device, cpu_seconds, device_name, peak_gpu_memory_mb, peak_memory_mb, reset_peak_memory
 from jobs.planning import check_code, versions
+from jobs.progress import ProgressFile
 from jobs.resources import Resources
-from jobs.stops import MAX_REQUEUES_WITHOUT_PROGRESS, NoProgressError, Stop, StopFlag, read_failure, stops_without_progress
+from jobs.stops import MAX_REQUEUES_WITHOUT_PROGRESS, NoProgressError, Stop, StopFlag, stops_without_progress
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.errors import UserError
-from pipeline.core.files import write_text
+from pipeline.core.files import read_json, write_text
 from pipeline.core.plan import Plan, PlannedStep, StalePlanError
 from pipeline.core.ranks import Ranks
 from pipeline.core.settings import SettingsError, parse
@@ -50,37 +51,6 @@ LOOK_EVERY_S, LOOKS_A_QUESTION = 0.5, 30
 def exit_code_of(error: Exception) -> int:
     """The exit code that tells a launcher what to do about the error."""
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), FAILED)
-
-
-@dataclass
-class ProgressFile:
-    """Writes how far a step is for `attrain status`, and passes it on; both not too often.
-
-    {"done", "total", "unit", "begun": what was done when this attempt first told, "seconds": time since then, ...}: an attempt that
-    continues from a checkpoint has not done in its time what lay before.
-    """
-
-    path: Path
-    also: Callable[[dict[str, Any]], None] = lambda event: None
-    interval_s: float = 2.0
-    also_interval_s: float = 0.1
-    _last: float = field(default=-1e9)
-    _last_also: float = field(default=-1e9)
-    _begun: tuple[int, float] | None = field(default=None)
-    """What was done at the first call, and when that was."""
-
-    def __call__(self, done: int, total: int, *, unit: str, **facts: float) -> None:
-        """See `Progress`."""
-        now = time.monotonic()
-        self._begun = self._begun or (done, now)
-        event = {"done": done, "total": total, "unit": unit, "begun": self._begun[0], "seconds": now - self._begun[1], **facts}
-        if now - self._last_also >= self.also_interval_s:
-            self._last_also = now
-            self.also(event)
-        if now - self._last >= self.interval_s:
-            self._last = now
-            with contextlib.suppress(OSError):
-                write_text(self.path, json.dumps(event))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +278,7 @@ def _capped(attempt: Attempt, task: Task) -> Iterator[None]:
     except StopRequested as stop:
         cause = task.stop.cause
         attempts = [other for other in reversed(task.store.attempts(task.step.name)) if other.number < attempt.number]
-        earlier = [read_failure(other.folder / FAILURE) for other in attempts]
+        earlier = [read_json(other.folder / FAILURE) or {} for other in attempts]
         stops = stops_without_progress([*earlier, {"exit_code": REQUEUE, "cause": cause, "saved": task.saved}])
         if stops <= MAX_REQUEUES_WITHOUT_PROGRESS:
             raise

@@ -4,7 +4,6 @@ A step that is asked to stop (time limit, preemption, Ctrl-C) leaves a checkpoin
 checkpoints never cover more than before would be run again for ever; after two requeues without progress it has failed instead.
 """
 
-import json
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -87,15 +86,6 @@ class StopFlag:
     def _handle(self, number: int, frame: Any) -> None:
         self.set(INTERRUPTED if number == signal.SIGINT else SIGNAL)
         signal.signal(number, signal.SIG_DFL)
-
-
-def read_failure(path: Path) -> dict[str, Any]:
-    """What an attempt left; nothing if it left no such file, or one that is no JSON object."""
-    try:
-        failure = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return failure if isinstance(failure, dict) else {}
 
 
 def stops_without_progress(failures: Iterable[Mapping[str, Any]]) -> int:

@@ -5,7 +5,7 @@ import re
 from rich.console import Console
 
 from jobs import run
-from jobs.run import ProgressFile
+from jobs.progress import ProgressFile
 from jobs.status import StepStatus
 from jobs.usage import Measured, usage_table
 from jobs.view import SweepView, describe, status_table

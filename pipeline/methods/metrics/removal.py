@@ -10,16 +10,30 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipeline.methods.lazy import torch
 from pipeline.methods.metrics.explained import Explained, as_image, logits_of, places_in_order, score_of, undefined_where
 from pipeline.methods.metrics.imputation import noisy_linear
 from pipeline.methods.metrics.quality import Quality
+from pipeline.methods.sample_streams import uniform_on
 
 Order = Literal["most", "least", "random"]
 Fill = Literal["mean", "road"]
-Shares = tuple[Annotated[float, Field(ge=0, le=1)], ...]
+
+
+def ascending(shares: tuple[float, ...]) -> tuple[float, ...]:
+    """The shares.
+
+    Raises:
+        ValueError: they do not ascend.
+    """
+    if list(shares) != sorted(set(shares)):
+        raise ValueError(f"wanted shares in ascending order, each once, got {list(shares)}")
+    return shares
+
+
+Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], AfterValidator(ascending)]
 TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -54,7 +68,7 @@ def _scores(explained: Explained, order: Order) -> torch.Tensor:
     """(B, P) highest where positions are removed first."""
     phi_BP = explained.at_positions
     if order == "random":
-        return torch.from_numpy(explained.streams("removal order").uniform(phi_BP.shape[1])).to(phi_BP)
+        return uniform_on(phi_BP.device, explained.streams("removal order"), phi_BP.shape[1])
     return phi_BP if order == "most" else -phi_BP
 
 
@@ -76,11 +90,6 @@ class RemovalCurve(Quality):
     def points(self) -> Shares:
         """The shares. See `QualityMetric`."""
         return self.shares
-
-    @field_validator("shares")
-    @classmethod
-    def _check_shares(cls, shares: Shares) -> Shares:
-        return ascending(shares)
 
     @model_validator(mode="after")
     def _check_fill(self) -> RemovalCurve:
@@ -122,7 +131,7 @@ class Road(Quality):
     def _check_shares(cls, shares: Shares) -> Shares:
         if shares[-1] == 1:
             raise ValueError("road needs neighbours that are kept; set the last of shares below 1")
-        return ascending(shares)
+        return shares
 
     def __call__(self, explained: Explained) -> torch.Tensor:
         """(B, S) in units of the score; NaN where a map has no order. Rong et al. 2022, arXiv:2202.00449; see `QualityMetric`.
@@ -145,17 +154,6 @@ class Road(Quality):
     def summary(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """(N,) mean over the shares."""
         return values.mean(1)
-
-
-def ascending(shares: Shares) -> Shares:
-    """The shares.
-
-    Raises:
-        ValueError: they do not ascend.
-    """
-    if list(shares) != sorted(set(shares)):
-        raise ValueError(f"wanted shares in ascending order, each once, got {list(shares)}")
-    return shares
 
 
 RemovalMetric = RemovalCurve | Road
