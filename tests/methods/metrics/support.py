@@ -1,11 +1,14 @@
 """What the tests of quality metrics have in common: a batch that is explained, with masks and the network untrained."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
 
+from pipeline.core.settings import parse
 from pipeline.methods.attribution import Attributor, Background, Gradient, IntegratedGradients, Score, attribute
-from pipeline.methods.metrics import Explained
+from pipeline.methods.metrics import Explained, Metric, measure
 from tests.methods.attribution.support import CLASSES, background_of
 
 IMAGE = (2, 6, 6)
@@ -79,3 +82,17 @@ def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 GRADIENT = Gradient()
+
+
+EXACT = {"rtol": 1e-9, "atol": 1e-12}
+"""The same float64 sums in another order."""
+
+
+def value(explained: Explained, name: str, **settings: object) -> np.ndarray:
+    metric = parse(Metric, {"metric": name, **settings}, where="metric")
+    return metric.summary(measure([metric], explained)[metric.column].numpy())
+
+
+def many(num: int):
+    background = explained_by(network()).background
+    return replace(background, streams=replace(background.streams_for(numbers(NUM, *IMAGE), method=""), sample_ids_B=np.arange(num)))
