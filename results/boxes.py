@@ -9,14 +9,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.core.plan import Plan
 from pipeline.core.store import Store
 from pipeline.core.tables import QUALITY
 from results.figures import BAR
-from results.parts import collect_parts, figure_files, shown_metrics, table_files
+from results.parts import collect_parts, figure_files, panels, shown_metrics, table_files
 from results.units import unit_of
 
 MAX_COLUMNS = 3
@@ -45,13 +44,10 @@ def draw_boxes(samples: pd.DataFrame, *, metrics: Sequence[str]) -> Figure:
     arms = list(samples["arm"].unique())
     num_columns = min(MAX_COLUMNS, len(metrics))
     num_rows = math.ceil(len(metrics) / num_columns)
-    figure = Figure(figsize=(2.4 + 3.4 * num_columns, 0.3 + num_rows * (0.9 + 0.4 * len(arms))), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = list(figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).flat)
-    for panel, metric in zip(panels, metrics, strict=False):
+    size_inch = (2.4 + 3.4 * num_columns, 0.3 + num_rows * (0.9 + 0.4 * len(arms)))
+    figure, found = panels(len(metrics), num_columns=num_columns, size_inch=size_inch, sharey=True)
+    for panel, metric in zip(found, metrics, strict=True):
         _boxes(panel, samples.loc[samples["metric"] == metric], arms=arms, metric=metric)
-    for panel in panels[len(metrics) :]:
-        panel.set_visible(False)
     figure.supxlabel("box: quartiles and median over samples of all seeds; whiskers: 1.5 times the box, at most; n: values", fontsize=8)
     return figure
 

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.core.plan import Plan
 from pipeline.core.store import Store
 from pipeline.core.tables import CURVES
-from results.parts import collect_parts, figure_files, shown_metrics, table_files
+from results.parts import collect_parts, figure_files, panels, shown_metrics, table_files
 from results.units import unit_of
 
 # Okabe and Ito 2008 (told apart by the colour-blind); the second round of colours is dashed, the third dotted.
@@ -47,14 +46,11 @@ def draw_curves(curves: pd.DataFrame, *, metrics: Sequence[str]) -> Figure:
     num_columns = min(MAX_COLUMNS, len(metrics))
     num_rows = math.ceil(len(metrics) / num_columns)
     arms = list(curves["arm"].unique())
-    figure = Figure(figsize=(0.6 + 4.2 * num_columns, 0.6 + 0.2 * math.ceil(len(arms) / 3) + 3.0 * num_rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
-    for panel, metric in zip(panels, metrics, strict=False):
+    size_inch = (0.6 + 4.2 * num_columns, 0.6 + 0.2 * math.ceil(len(arms) / 3) + 3.0 * num_rows)
+    figure, found = panels(len(metrics), num_columns=num_columns, size_inch=size_inch, sharey=False)
+    for panel, metric in zip(found, metrics, strict=True):
         _lines(panel, curves.loc[curves["metric"] == metric], arms=arms, metric=metric)
-    for panel in panels[len(metrics) :]:
-        panel.set_visible(False)
-    lines = {str(line.get_label()): line for panel in panels for line in panel.get_lines()}
+    lines = {str(line.get_label()): line for panel in found for line in panel.get_lines()}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.suptitle("line: mean over seeds; band: from the lowest to the highest seed", fontsize=8)
     return figure

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from results.parts import figure_files
+from results.parts import figure_files, panels
 from results.render import FLAG, found_of_expected
 from results.summary import found_values, summarise
 from results.units import unit_of
@@ -31,14 +30,10 @@ def draw(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None = No
     num_columns = min(MAX_COLUMNS, len(metrics))
     num_rows = math.ceil(len(metrics) / num_columns)
     size_inch = (2.4 + 3.4 * num_columns, 0.3 + num_rows * (0.9 + 0.4 * len(summary)))
-    figure = Figure(figsize=size_inch, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = list(figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).flat)
-    for panel, metric in zip(panels, metrics, strict=False):
+    figure, found = panels(len(metrics), num_columns=num_columns, size_inch=size_inch, sharey=True)
+    for panel, metric in zip(found, metrics, strict=True):
         _bars_and_points(panel, runs, summary=summary, metric=metric)
         _labels(panel, summary, metric=metric)
-    for panel in panels[len(metrics) :]:
-        panel.set_visible(False)
     has_own = any(other not in ("", control) for other in summary["compared_with"])
     dashed = "; dashed: the control's mean" if control is not None else ""
     dashed += "; within a row: that of the arm's own control" if has_own else ""

@@ -1,11 +1,14 @@
 """What the evaluate steps of all runs wrote beside their numbers, put together; and how a figure becomes files."""
 
 import io
+import math
 from collections.abc import Sequence
 
 import matplotlib
 import pandas as pd
 import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.core.plan import Plan
@@ -56,3 +59,13 @@ def figure_files(name: str, figure: Figure) -> dict[str, bytes]:
 def shown_metrics(table: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
     """Those of the metrics that the table has rows of."""
     return [metric for metric in metrics if metric in set(table["metric"])]
+
+
+def panels(num: int, *, num_columns: int, size_inch: tuple[float, float], sharey: bool) -> tuple[Figure, list[Axes]]:
+    """A figure of its own, which no global state knows of, and its panels, row by row."""
+    figure = Figure(figsize=size_inch, layout="constrained")
+    FigureCanvasAgg(figure)
+    found = list(figure.subplots(math.ceil(num / num_columns), num_columns, sharey=sharey, squeeze=False).flat)
+    for panel in found[num:]:
+        panel.set_visible(False)
+    return figure, found[:num]

@@ -84,9 +84,10 @@ def test_a_killed_a_cancelled_and_a_stopped_element_are_carried_on_to_the_same_t
 
 def test_an_element_of_submitits_that_is_told_to_stop_is_requeued_and_carries_on(user, cluster, long):
     """One element: submitit makes a plain job of it."""
-    user.attrain("submit", long, "--backend=submitit", "--set", "sweep.seed=[0]")
+    changes = ("--set", "sweep.seed=[0]", "--set", "resources.pretrain.checkpoint_every_s=0")
+    user.attrain("submit", long, "--backend=submitit", *changes)
     pretrain = user.submissions("long")[0]["pretrain-0"]
-    with user.frozen("pretrain") as at_work:
+    with user.frozen("pretrain", after=CHECKPOINT) as at_work:  # In training, not ahead of it, where a stop says something else.
         assert at_work.keys() == {pretrain}
         cluster.run("scancel", "--signal=USR2", pretrain)
         cluster.wait_until(lambda: is_pending(signal.SIGUSR2, at_work[pretrain]))

@@ -16,6 +16,7 @@ from pipeline.core.settings import Settings, members
 from pipeline.methods.attribution.background import Background, drawn_normal, drawn_uniform
 from pipeline.methods.attribution.groups import Groups, Patches, places_of
 from pipeline.methods.lazy import torch
+from pipeline.methods.sample_streams import uniform_on
 
 Drawn = Callable[[slice, "torch.Tensor"], "torch.Tensor"]
 """(samples, numbers of directions (D,)) -> those directions (D, b, F), or (D, 1, F) where all samples share them."""
@@ -45,8 +46,8 @@ def _chosen(x_BCHW: torch.Tensor, num: int, most: int, background: Background, *
     """(B, num) which of `most` directions each sample takes: all, or others for each sample."""
     if num == most:
         return torch.arange(most, device=x_BCHW.device).expand(len(x_BCHW), most)
-    order_BN = np.argsort(background.streams_for(x_BCHW, method=method).uniform(most), axis=1, kind="stable")
-    return torch.from_numpy(order_BN[:, :num]).to(x_BCHW.device)
+    drawn_BN = uniform_on(x_BCHW.device, background.streams_for(x_BCHW, method=method), most)
+    return drawn_BN.argsort(dim=1, stable=True)[:, :num]
 
 
 class Coordinates(Settings):

@@ -20,6 +20,7 @@ from pipeline.methods.attribution.groups import Groups, Patches, places_of
 from pipeline.methods.attribution.passes import passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
+from pipeline.methods.sample_streams import uniform_on
 
 
 class Occlusion(BlackBoxMethod):
@@ -153,8 +154,8 @@ class Rise(BlackBoxMethod):
             for samples, part in passes.parts(len(x_BCHW), self.num_masks):
                 own = streams.at(samples)
                 size = self._num_drawn(x_BCHW.shape[1:])
-                drawn = np.stack([own.uniform(size, draw=number) for number in range(part.start, part.stop)])
-                mask_DbCHW = self._masks(torch.from_numpy(drawn).to(x_BCHW.device), x_BCHW.shape[1:]).to(x_BCHW)
+                drawn = [uniform_on(x_BCHW.device, own, size, draw=number) for number in range(part.start, part.stop)]
+                mask_DbCHW = self._masks(torch.stack(drawn), x_BCHW.shape[1:]).to(x_BCHW)
                 score_Db = passes.scores(baseline_BCHW[samples] + mask_DbCHW * way_BCHW[samples], score.at(samples))
                 phi_BCHW[samples] += torch.einsum("db,db...->b...", score_Db.to(x_BCHW), mask_DbCHW)
         return phi_BCHW / (self.num_masks * self.keep * len(baselines))

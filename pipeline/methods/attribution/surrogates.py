@@ -22,6 +22,7 @@ from pipeline.methods.attribution.groups import Groups, Patches
 from pipeline.methods.attribution.passes import Passes, passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
+from pipeline.methods.sample_streams import uniform_on
 
 DRAWN_AT_ONCE = 2**23
 """Groups of all coalitions of the samples that are explained together: 64 MiB of random numbers."""
@@ -54,8 +55,8 @@ class Lime(BlackBoxMethod):
         num = games.num_groups
         phi_BG = x_BCHW.new_zeros(len(x_BCHW), num, dtype=torch.float64)
         for samples in games.parts(self.num_samples):
-            drawn = streams.at(samples).uniform(self.num_samples * num).reshape(-1, self.num_samples, num)
-            there_bNG = torch.from_numpy(drawn < 0.5).to(x_BCHW.device)
+            drawn = uniform_on(x_BCHW.device, streams.at(samples), self.num_samples * num)
+            there_bNG = drawn.reshape(-1, self.num_samples, num) < 0.5
             distance_bN = 1 - (there_bNG.double().sum(2) / num).sqrt()
             weight_bN1 = torch.exp(-((distance_bN / self.kernel_width) ** 2))[:, :, None]
             phi_BG[samples] = self._fitted(there_bNG.double(), weight_bN1, games.scores(samples, there_bNG)[:, :, None])

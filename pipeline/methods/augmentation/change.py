@@ -13,6 +13,7 @@ from pydantic import Field
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
 from pipeline.methods.lazy import torch
+from pipeline.methods.sample_streams import uniform_on
 
 PIXEL_DRAW, NOISE_DRAW = 0, 1
 """Which draw of a sample's stream chooses its pixels and which fills them."""
@@ -139,7 +140,7 @@ def drawn(x_BCHW: torch.Tensor, size: int, *, streams: SampleStreams, draw: int)
     """
     if len(streams.sample_ids_B) != len(x_BCHW):
         raise ValueError(f"wanted one stream an image, {len(x_BCHW)}, got {len(streams.sample_ids_B)}; pass the streams of this batch")
-    return torch.from_numpy(streams.uniform(size, draw=draw)).to(x_BCHW.device)
+    return uniform_on(x_BCHW.device, streams, size, draw=draw)
 
 
 def check_images(x_BCHW: torch.Tensor) -> None:

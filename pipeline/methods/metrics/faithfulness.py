@@ -16,6 +16,7 @@ from pipeline.methods.lazy import torch
 from pipeline.methods.metrics.explained import Explained, as_image, logits_of, places_in_order, score_of, undefined_where
 from pipeline.methods.metrics.imputation import blurred
 from pipeline.methods.metrics.quality import Quality
+from pipeline.methods.sample_streams import uniform_on
 
 
 class CompletenessError(Quality):
@@ -134,7 +135,7 @@ class Infidelity(Quality):
             raise ValueError(f"infidelity: squares need images (B, C, H, W), got {tuple(x_BCHW.shape)}; set disturbance to gaussian")
         size = x_BCHW.new_tensor(x_BCHW.shape[2:])
         side = (self.square_fraction * size.min()).round().clamp(min=1)
-        corner_B2 = (torch.from_numpy(streams.uniform(2, draw=draw)).to(x_BCHW) * (size - side + 1)).floor()
+        corner_B2 = (uniform_on(x_BCHW.device, streams, 2, draw=draw).to(x_BCHW) * (size - side + 1)).floor()
         rows, columns = (torch.arange(length, device=x_BCHW.device)[None] for length in x_BCHW.shape[2:])
         in_row_BH, in_column_BW = (
             (places >= corner_B) & (places < corner_B + side)
