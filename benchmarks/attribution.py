@@ -87,7 +87,7 @@ def images_of(root: Path) -> tuple[str, tuple[torch.Tensor, torch.Tensor], tuple
     """Name, and train and test split: images normalised by the training images' mean and standard deviation, and labels."""
     settings = MnistSmall() if Cifar10().missing_files(root) else Cifar10()
     samples = settings.load(root)
-    x, label = torch.from_numpy(samples.images_NCHW).float() / 255, torch.from_numpy(samples.labels_N).long()
+    x, label = torch.from_numpy(samples.x_NCHW).float() / 255, torch.from_numpy(samples.labels_N).long()
     is_train = torch.from_numpy(samples.splits_N == "train")
     mean, std = x[is_train].mean((0, 2, 3), keepdim=True), x[is_train].std((0, 2, 3), keepdim=True)
     x = (x - mean) / std
@@ -101,7 +101,7 @@ def trained_case(*, num_train: int, epochs: int, num_images: int, device: str) -
     torch.manual_seed(0)
     order = generator(0, "benchmark").permutation(len(x_train))[:num_train]
     x_train, label_train = x_train[order], label_train[order]
-    model = CifarCnn().build(input_shape=tuple(x_train.shape[1:]), num_classes=10).to(device)
+    model = CifarCnn().build(input_shape=tuple(x_train.shape[1:]), num_outputs=10).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(epochs):
         for batch in torch.randperm(len(x_train)).split(64):

@@ -43,8 +43,9 @@ class Table(Settings):
 
     control: str | None = None
     """Arm that the others are held against, unless they name their own; None shows no differences to it."""
-    metrics: tuple[str, ...] = Field(default=("test.accuracy",), min_length=1)
-    """Columns of the summary, as `<split>.<metric>`; all metrics are in the Parquet and CSV files."""
+    metrics: tuple[str, ...] = Field(default=(), min_length=1)
+    """Columns of the summary, as `<split>.<metric>`; left out, the first metric of the first run on `test`. All metrics are in the Parquet
+    and CSV files."""
     by: tuple[str, ...] = ()
     """Settings, as columns such as `data.base`, that get a summary of their own for each of their values."""
 
@@ -193,6 +194,9 @@ def load_experiment(given: str, *, overrides: Iterable[str] = ()) -> Experiment:
     runs = tuple(expand(file, where=path.name))
     if not runs:
         raise SettingsError(f"{path.name}: sweep has no runs; give each swept field at least one value")
+    if not file.table.metrics:
+        first = f"test.{runs[0].config.evaluation.columns[0]}"
+        file = file.model_copy(update={"table": file.table.model_copy(update={"metrics": (first,)})})
     experiment = Experiment(file, yaml.safe_dump(tree, sort_keys=False) if overrides else text, runs)
     _check_overrides(file, overrides, where=path.name)
     _check_arms(experiment, where=path.name)

@@ -1,6 +1,6 @@
 """`attrain explain`: maps of what decided a trained model about inputs of a user's own.
 
-C = channels, H, W = pixels, K = classes
+C = channels, H, W = pixels, F = features, K = outputs
 """
 
 import io
@@ -21,6 +21,7 @@ from pipeline.core.settings import SettingsError, parse
 from pipeline.core.store import Store
 from pipeline.methods.attribution import Attribution, Attributor, Background, TargetRule, attribute
 from pipeline.methods.lazy import torch
+from pipeline.methods.training.data import SampleSet
 from pipeline.stages.artifacts import DatasetFacts, Prepared, read_facts, read_model
 
 if TYPE_CHECKING:
@@ -72,22 +73,29 @@ class Checkpoint:
         try:
             record = json.loads((self.folder / "record.json").read_text())
             prepared = Prepared(self.folder.parents[1] / "prepare" / record["inputs"]["prepare"])
-            train = prepared.images("train")
+            train = prepared.samples("train")
         except (OSError, KeyError, ValueError) as error:
             raise InputError(f"the method needs training samples, and those of {self.folder} are not beside it ({error})") from error
         return train.batch(generator(0, "background").permutation(len(train))[:num], device="cpu")[0]
 
-    def read(self, source: Path) -> NDArray[np.uint8]:
-        """(C, H, W) pixels of an image file, made grey or coloured and scaled as the model wants them, or of a uint8 .npy file.
+    @property
+    def takes_images(self) -> bool:
+        """Whether its samples are images, not features."""
+        return len(self.facts.input_shape) == 3
+
+    def read(self, source: Path) -> NDArray[Any]:
+        """The sample in a file, as it would be stored: (C, H, W) uint8 or (F,) float32.
+
+        Of an image file the pixels, made grey or coloured and scaled as the model wants them; or a .npy file.
 
         Raises:
-            InputError: the file is neither.
+            InputError: the file holds no such thing.
         """
-        channels, height, width = self.facts.input_shape
-        if source.suffix == ".npy":
-            return _read_array(source, shape=self.facts.input_shape)
+        if source.suffix == ".npy" or not self.takes_images:
+            return _read_array(source, shape=self.facts.input_shape, dtype=np.dtype(np.uint8 if self.takes_images else np.float32))
         from PIL import Image, UnidentifiedImageError
 
+        channels, height, width = self.facts.input_shape
         try:
             with Image.open(source) as image:
                 scaled = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
@@ -95,35 +103,28 @@ class Checkpoint:
             raise InputError(f"{source} cannot be read as an image ({error}); wanted a picture, or a .npy file of uint8") from error
         return np.asarray(scaled, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
-    def normalised(self, pixels_CHW: NDArray[np.uint8]) -> "Tensor":
-        """(1, C, H, W) as the model gets it."""
-        return (torch.from_numpy(pixels_CHW.copy()).float() / 255 - self._column(self.facts.mean_C)).div(self._column(self.facts.std_C))[
-            None
-        ]
+    def sample(self, stored_CHW: NDArray[Any]) -> SampleSet:
+        """The one sample, to be fed to the model."""
+        return SampleSet.of(stored_CHW[None], labels=[0], **self.facts.scales)
 
-    @property
-    def background(self) -> Background:
+    def background(self, sample: SampleSet) -> Background:
         """What a method may know: range, training samples, and one stream for the one sample."""
-        mean_C11, std_C11 = self._column(self.facts.mean_C), self._column(self.facts.std_C)
+        lowest_C, highest_C = sample.input_range(device="cpu")
         return Background(
-            streams=SampleStreams(sample_ids_B=np.zeros(1, dtype=np.int64), seed=0, purpose="attribution"),
-            lowest_CHW=-mean_C11 / std_C11,
-            highest_CHW=(1 - mean_C11) / std_C11,
+            streams=SampleStreams(sample_ids_B=sample.sample_ids_N, seed=0, purpose="attribution"),
+            lowest_CHW=lowest_C,
+            highest_CHW=highest_C,
             samples=self.training_samples,
         )
 
-    @staticmethod
-    def _column(values: Sequence[float]) -> "Tensor":
-        return torch.tensor(values)[:, None, None]
 
-
-def _read_array(source: Path, *, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def _read_array(source: Path, *, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     try:
         array = np.load(source, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"{source} cannot be read as an array ({error})") from error
-    if array.shape != shape or array.dtype != np.uint8:
-        raise InputError(f"{source}: wanted uint8 {shape}, got {array.dtype} {array.shape}")
+        raise InputError(f"{source} cannot be read as an array ({error}); wanted a .npy file of {dtype} {shape}") from error
+    if array.shape != shape or array.dtype != dtype:
+        raise InputError(f"{source}: wanted {dtype} {shape}, got {array.dtype} {array.shape}")
     return array
 
 
@@ -170,38 +171,45 @@ def refuse_equal_names(sources: Sequence[Path]) -> None:
 def explain(checkpoint: Checkpoint, source: Path, *, methods: Mapping[str, Attributor], target: TargetRule, out: Path) -> Iterator[str]:
     """Write a picture and the numbers of every method's map; yield lines that say what was found.
 
-    Files: OUT/<source>.<method>.png and OUT/<source>.npz with pixels, logits, and one array (C, H, W) a method.
+    Files: OUT/<source>.<method>.png and OUT/<source>.npz with the sample, the model's outputs, and one array (C, H, W) a method.
 
     Raises:
         InputError: the input cannot be read.
         ValueError: the model has no such class, or the method cannot explain such a model.
     """
-    pixels_CHW = checkpoint.read(source)
-    x_1CHW, names = checkpoint.normalised(pixels_CHW), checkpoint.facts.class_names
+    stored_CHW = checkpoint.read(source)
+    sample, names = checkpoint.sample(stored_CHW), checkpoint.facts.output_names
+    x_1CHW, _ = sample.batch(slice(None), device="cpu")
     with torch.no_grad():
-        logits_K = checkpoint.model(x_1CHW)[0]
-    best = logits_K.softmax(0).topk(min(3, len(names)))
-    yield f"{source.name}: " + ", ".join(f"{names[i]} {p:.3f}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
+        outputs_K = checkpoint.model(x_1CHW)[0]
+    yield f"{source.name}: {_said(outputs_K, checkpoint.facts)}"
     # What the true class is nobody says: the prediction stands for it.
-    score = target(checkpoint.model, x_1CHW, best.indices[:1])
-    arrays, files = {"pixels": pixels_CHW, "logits": logits_K.numpy()}, {}
+    score = target(checkpoint.model, x_1CHW, outputs_K.argmax()[None])
+    arrays, files = {"sample": stored_CHW, "outputs": outputs_K.numpy()}, {}
     for name, method in methods.items():
-        found = attribute(method, checkpoint.model, x_1CHW, score, background=checkpoint.background)
+        found = attribute(method, checkpoint.model, x_1CHW, score, background=checkpoint.background(sample))
         arrays[name] = found.phi_BCHW[0].numpy()
-        files[f"{source.stem}.{name}.png"] = _picture(
-            pixels_CHW, arrays[name], title=f"{source.name}: {name}, class {names[score.target_B[0]]}"
-        )
+        title = f"{source.name}: {name}, {'class ' if checkpoint.facts.task == 'classes' else ''}{names[score.target_B[0]]}"
+        files[f"{source.stem}.{name}.png"] = _picture(stored_CHW, arrays[name], title=title)
         gap = "" if found.completeness_gap_B is None else f" ({float(found.completeness_gap_B[0]):+.2g} off)"
         yield f"  {name}: sum {float(found.sum_B[0]):+.3g}{gap}; {out / f'{source.stem}.{name}.png'}"
     _write(out, files, arrays, stem=source.stem)
     yield f"  as arrays: {out / f'{source.stem}.npz'}"
 
 
-def _picture(pixels_CHW: NDArray[np.uint8], phi_CHW: NDArray[np.floating], *, title: str) -> bytes:
-    from results.maps import overlay
+def _said(outputs_K: "Tensor", facts: DatasetFacts) -> str:
+    """The most probable classes, or the first values."""
+    if facts.task == "values":
+        return ", ".join(f"{name} {value:.4g}" for name, value in zip(facts.output_names[:3], outputs_K.tolist(), strict=False))
+    best = outputs_K.softmax(0).topk(min(3, facts.num_outputs))
+    return ", ".join(f"{facts.output_names[i]} {p:.3f}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
+
+
+def _picture(stored_CHW: NDArray[Any], phi_CHW: NDArray[np.floating], *, title: str) -> bytes:
+    from results.maps import bars, overlay
 
     buffer = io.BytesIO()
-    overlay(pixels_CHW, phi_CHW, title=title).savefig(buffer, format="png", dpi=150)
+    (overlay if stored_CHW.ndim == 3 else bars)(stored_CHW, phi_CHW, title=title).savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
 
 

@@ -3,11 +3,11 @@
 from pydantic import Field, model_validator
 
 from pipeline.core.settings import Settings
-from pipeline.methods.attribution import Attribution, DeepLift, IntegratedGradients, Loss, Target, TrueLabel
-from pipeline.methods.augmentation import Augmentation, NoAugmentation, SameCompute, Selection, Worst
-from pipeline.methods.datasets import Dataset, MnistSmall
-from pipeline.methods.metrics import Evaluation, TopK
-from pipeline.methods.models import Model, SmallCnn
+from pipeline.methods.attribution import Attribution, DeepLift, GivenClass, IntegratedGradients, Loss, Target, TrueLabel
+from pipeline.methods.augmentation import Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
+from pipeline.methods.datasets import Additive, Dataset, MnistSmall
+from pipeline.methods.metrics import Agreement, Evaluation, KnownTruth, TopK
+from pipeline.methods.models import Model, Oracle, SmallCnn
 from pipeline.methods.training.settings import Retraining, Training
 
 
@@ -64,6 +64,62 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_kind(self) -> "RunConfig":
+        """Refuse what is made for other samples or another task than the data set's."""
+        name, kind, task = self.data.dataset, self.data.kind, self.data.task
+        if kind not in self.model.kinds:
+            raise ValueError(
+                f"model {self.model.model} takes {' or '.join(self.model.kinds)}, data set {name} has {kind}; take another one"
+            )
+        if kind != "image" and not isinstance(self.augmentation, NoAugmentation | SameCompute):
+            raise ValueError(f"augmentation {self.augmentation.rule} changes images, and data set {name} has {kind}; set its rule to none")
+        if misfits := self.evaluation.misfits(task):
+            fitting = "accuracy, top_k, macro_f1, nll and ece" if task == "classes" else "r2, rmse and mae"
+            raise ValueError(
+                f"evaluation.metrics {', '.join(misfits)}: not made for the {task} that data set {name} asks for; of predictions there are "
+                f"{fitting}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_values(self) -> "RunConfig":
+        """Refuse what only classes have."""
+        if self.data.task == "classes":
+            return self
+        of_classes = {
+            f"target {self.target.target}": not isinstance(self.target, TrueLabel | GivenClass),
+            f"selection {self.selection.rule}": isinstance(self.selection, Misclassified | ClassBalanced),
+            "label_smoothing": bool(self.pretraining.label_smoothing or self.retraining.label_smoothing),
+        }
+        if misfits := [name for name, is_wrong in of_classes.items() if is_wrong]:
+            raise ValueError(
+                f"{', '.join(misfits)}: made for classes, and data set {self.data.dataset} asks for values; take target label or class, "
+                "selection all, worst or fraction, and label_smoothing 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_references(self) -> "RunConfig":
+        """Refuse a truth, or a model that is one, of other data than these; and maps of sizes held against maps with signs."""
+        agreement = [metric for metric in self.evaluation.quality if isinstance(metric, Agreement)]
+        effect = self.data.effect if isinstance(self.data, Additive) else None
+        for known in (self.model, *(metric.reference for metric in agreement)):
+            if isinstance(known, Oracle | KnownTruth) and known.effect != effect:
+                who = "model oracle" if isinstance(known, Oracle) else "reference truth"
+                raise ValueError(
+                    f"{who} knows data set additive with effect {known.effect}, got {self.data.dataset} with effect {effect}; "
+                    "give both the same effect"
+                )
+        for metric in agreement:
+            if metric.of == "signed" and not metric.mixed_signs and metric.reference.is_signed != self.attribution.is_signed:
+                without = self.attribution if metric.reference.is_signed else metric.reference
+                raise ValueError(
+                    f"metric {metric.column} holds a map with signs against that of {without.method}, which has none; set its field of to "
+                    "absolute, or mixed_signs to true to have it all the same"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_masks(self) -> "RunConfig":
         for metric in self.evaluation.quality:
             if metric.needs_mask and not self.data.has_masks:
@@ -85,9 +141,9 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _check_top_k(self) -> "RunConfig":
         for metric in self.evaluation.metrics:
-            if isinstance(metric, TopK) and metric.k > self.data.num_classes:
+            if isinstance(metric, TopK) and metric.k > self.data.num_outputs:
                 raise ValueError(
-                    f"metric top_k: k ({metric.k}) must be at most the number of classes ({self.data.num_classes}); "
+                    f"metric top_k: k ({metric.k}) must be at most the number of classes ({self.data.num_outputs}); "
                     "set it lower, or leave top_k out of evaluation.metrics"
                 )
         return self

@@ -1,6 +1,6 @@
-"""One picture of an attribution: the input, and the map over it.
+"""One picture of an attribution: an image and the map over it, or features and a bar for each.
 
-C = channels, H, W = pixels
+C = channels, H, W = pixels, F = features
 """
 
 import numpy as np
@@ -42,4 +42,25 @@ def overlay(pixels_CHW: NDArray[np.uint8], phi_CHW: NDArray[np.floating], *, tit
     figure.suptitle(title, fontsize=9)
     for panel in (left, right):
         panel.set_axis_off()
+    return figure
+
+
+def bars(features_F: NDArray[np.floating], phi_F: NDArray[np.floating], *, title: str) -> Figure:
+    """Draw a bar a feature, named by its number and value, the first on top; colours as in `overlay`.
+
+    Args:
+        features_F: the input.
+        phi_F: its attribution.
+        title: what is explained, and how.
+    """
+    limit = float(np.abs(phi_F).max()) or 1.0
+    figure = Figure(figsize=(5.4, 1.0 + 0.22 * len(phi_F)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    panel.barh(np.arange(len(phi_F)), phi_F, color=ScalarMappable(Normalize(-limit, limit), "coolwarm").to_rgba(phi_F))
+    panel.set_yticks(np.arange(len(phi_F)), [f"{number} = {value:.3g}" for number, value in enumerate(features_F)], fontsize=7)
+    panel.invert_yaxis()
+    panel.axvline(0, color="black", linewidth=0.6)
+    panel.set_xlabel("attribution", fontsize=8)
+    figure.suptitle(title, fontsize=9)
     return figure

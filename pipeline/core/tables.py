@@ -23,7 +23,7 @@ SAMPLE_ID = _field("sample_id", pa.int64(), "row of samples.npy")
 INDEX = pa.schema(
     [
         SAMPLE_ID,
-        _field("label", pa.int32(), "class index"),
+        _field("label", pa.int32(), "class index; -1 where values are to be predicted"),
         _field("split", pa.string(), "train, validation or a test split"),
         _field("fold", pa.int32(), "fold of the training part; -1 elsewhere"),
         _field("source", pa.string(), "file and position that the sample came from"),
@@ -70,7 +70,18 @@ PREDICTIONS = pa.schema(
         _field("loss", pa.float32(), "nats"),
     ]
 )
-"""What `evaluate` writes: one row a sample of every evaluated split."""
+"""What `evaluate` writes of classes: one row a sample of every evaluated split."""
+
+OUTPUTS = pa.schema(
+    [
+        SAMPLE_ID,
+        _field("split", pa.string(), "split of prepare's index"),
+        _field("output", pa.int32(), "value's index"),
+        _field("truth", pa.float32(), "that of the value"),
+        _field("predicted", pa.float32(), "that of the value"),
+    ]
+)
+"""What `evaluate` writes where values are predicted: one row a sample and value."""
 
 CONFUSION = pa.schema(
     [

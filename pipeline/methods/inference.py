@@ -1,15 +1,16 @@
-"""What a trained model says of images: logits and losses, without gradients and without TF32.
+"""What a trained model says of samples: outputs and losses, without gradients and without TF32.
 
-B = batch, C = channels, H, W = pixels, K = classes
+B = batch, C = channels, H, W = pixels, K = outputs
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.methods.lazy import torch
+from pipeline.methods.tasks import Task
 
 
 @contextmanager
@@ -29,17 +30,41 @@ def full_float32() -> Iterator[None]:
         cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-def judged(
-    forward: Callable[[torch.Tensor], torch.Tensor], x_BCHW: torch.Tensor, target_B: torch.Tensor, *, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (B, K) and each sample's cross-entropy (B,) in nats, both in `dtype`.
+def loss_of(
+    outputs_BK: torch.Tensor,
+    truth: torch.Tensor,
+    task: Task,
+    *,
+    label_smoothing: float = 0.0,
+    reduction: Literal["none", "sum"] = "none",
+) -> torch.Tensor:
+    """Loss of each sample (B,), or its sum: cross-entropy in nats, or the squared error, mean over the K values.
 
     Args:
-        forward: (B, C, H, W) -> logits (B, K); a model in eval mode.
-        x_BCHW: normalised images.
-        target_B: class index, int64, in [0, K).
-        dtype: float32 or float64: what softmax and logarithm are taken in.
+        outputs_BK: what the model says.
+        truth: class index (B,), int64; or values (B, K).
+        task: what is asked.
+        label_smoothing: share of the target's probability that is spread over all classes; without meaning for values.
+        reduction: none or sum.
+    """
+    if task == "classes":
+        return torch.nn.functional.cross_entropy(outputs_BK, truth, label_smoothing=label_smoothing, reduction=reduction)
+    loss_B = (outputs_BK - truth.to(outputs_BK.dtype)).square().mean(1)
+    return loss_B if reduction == "none" else loss_B.sum()
+
+
+def judged(
+    forward: Callable[[torch.Tensor], torch.Tensor], x_BCHW: torch.Tensor, truth: torch.Tensor, *, task: Task, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs (B, K) and each sample's loss (B,), see `loss_of`, both in `dtype`.
+
+    Args:
+        forward: (B, C, H, W) -> outputs (B, K); a model in eval mode.
+        x_BCHW: normalised samples.
+        truth: class index (B,), int64, in [0, K); or values (B, K).
+        task: what is asked.
+        dtype: float32 or float64: what the loss is taken in.
     """
     with torch.no_grad(), full_float32():
-        logits_BK = forward(x_BCHW).to(dtype)
-    return logits_BK, torch.nn.functional.cross_entropy(logits_BK, target_B, reduction="none")
+        outputs_BK = forward(x_BCHW).to(dtype)
+    return outputs_BK, loss_of(outputs_BK, truth, task)

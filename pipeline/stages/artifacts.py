@@ -1,13 +1,14 @@
 """What the stages hand one another: the files of each artifact, written and read in one place.
 
-prepare:   index.parquet (INDEX), samples.npy (uint8, N C H W), masks.npy (bool, N H W) where the data set has masks, dataset.json
+prepare:   index.parquet (INDEX), samples.npy (images uint8, N C H W; features float32, N F), dataset.json; values.npy (float32, N K)
+           where values are to be predicted, masks.npy (bool, N H W) where the data set has masks
 pretrain, retrain: weights.safetensors, model.json, history.json, tensorboard/ (the history, as TensorBoard scalars)
 attribute: attributions.npy (float32, one row a row of the table), attributed.parquet (ATTRIBUTED)
-augment:   samples.npy (uint8), augmented.parquet (AUGMENTED), sources.npy (int64), augmentation.json
-evaluate:  predictions.parquet (PREDICTIONS), confusion.parquet (CONFUSION), metrics.json; with metrics of explanations
-           quality.parquet (QUALITY) and curves.parquet (CURVES)
+augment:   samples.npy (as that of prepare), augmented.parquet (AUGMENTED), sources.npy (int64), augmentation.json
+evaluate:  metrics.json; of classes predictions.parquet (PREDICTIONS) and confusion.parquet (CONFUSION), of values outputs.parquet
+           (OUTPUTS); with metrics of explanations quality.parquet (QUALITY) and curves.parquet (CURVES)
 
-N = samples, A = made ones, M = their sources, C = channels, H, W = pixels, K = classes
+N = samples, A = made ones, M = their sources, C = channels, H, W = pixels, K = outputs
 """
 
 import json
@@ -25,7 +26,8 @@ from pipeline.core.settings import parse, plain
 from pipeline.core.tables import AUGMENTED, INDEX, read_table
 from pipeline.methods.lazy import torch
 from pipeline.methods.models import Model, ModelSettings
-from pipeline.methods.training.data import ImageSet
+from pipeline.methods.tasks import Task
+from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.scalars import write_history
 
 if TYPE_CHECKING:
@@ -58,23 +60,34 @@ def write_json(path: Path, value: Any) -> None:
 class DatasetFacts:
     """dataset.json: what holds of all samples."""
 
-    input_shape: tuple[int, int, int]
-    """(C, H, W)."""
-    class_names: tuple[str, ...]
+    task: Task
+    input_shape: tuple[int, ...]
+    """(C, H, W) of images, (F,) of features."""
+    output_names: tuple[str, ...]
+    """Classes, or values."""
     mean_C: tuple[float, ...]
-    """Of the train split, in [0, 1]."""
+    """What a channel or feature is centred at for the model; of images, in [0, 1]."""
     std_C: tuple[float, ...]
-    """Of the train split, in [0, 1]."""
+    """What it is divided by, in the same units."""
+    lowest_C: tuple[float, ...]
+    """Its least value, in the same units."""
+    highest_C: tuple[float, ...]
+    """Its greatest value, in the same units."""
 
     @classmethod
-    def of(cls, given: Mapping[str, Sequence[Any]]) -> "DatasetFacts":
+    def of(cls, given: Mapping[str, Any]) -> "DatasetFacts":
         """The facts, from what JSON gives back."""
-        return cls(**{name: tuple(value) for name, value in given.items()})
+        return cls(task=given["task"], **{name: tuple(value) for name, value in given.items() if name != "task"})
 
     @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.class_names)
+    def scales(self) -> dict[str, Any]:
+        """What `SampleSet.of` has to know of the channels."""
+        return {name: np.array(getattr(self, f"{name}_C")) for name in ("mean", "std", "lowest", "highest")}
+
+    @property
+    def num_outputs(self) -> int:
+        """K, classes or values."""
+        return len(self.output_names)
 
     def write(self, folder: Path) -> None:
         """Write dataset.json."""
@@ -110,16 +123,17 @@ class Prepared:
         path = self.folder / "masks.npy"
         return read_array(path) if path.exists() else None
 
-    def images(self, split: str) -> ImageSet:
+    def samples(self, split: str) -> SampleSet:
         """The samples of one split, in the order of their ids."""
         rows = np.flatnonzero(self.index["split"] == split)
-        return ImageSet.of(
+        values = self.folder / "values.npy"
+        return SampleSet.of(
             read_array(self.folder / "samples.npy"),
             rows=rows,
             labels=self.index["label"][rows],
+            values=np.asarray(read_array(values)[rows]) if values.exists() else None,
             sample_ids=self.index["sample_id"][rows],
-            mean=np.array(self.facts.mean_C),
-            std=np.array(self.facts.std_C),
+            **self.facts.scales,
         )
 
 
@@ -163,7 +177,7 @@ def fresh_network(model: ModelSettings, prepared: Prepared, *, seed: int, device
     """The network with untrained weights that depend on the seed and what they are for alone."""
     # Of the 63 bits torch's generator on the CPU uses the low 32 only, which the hash mixes too.
     torch.manual_seed(stream_key(seed, purpose) % 2**63)
-    return model.build(input_shape=prepared.facts.input_shape, num_classes=prepared.facts.num_classes).to(device)
+    return model.build(input_shape=prepared.facts.input_shape, num_outputs=prepared.facts.num_outputs).to(device)
 
 
 def write_model(folder: Path, model: "nn.Module", *, settings: Model, facts: DatasetFacts, history: Sequence[Mapping[str, Any]]) -> None:
@@ -187,7 +201,7 @@ def read_model(folder: Path, *, device: str) -> "nn.Module":
     from safetensors.torch import load_file
 
     facts = read_facts(folder)
-    model = model_settings(folder).build(input_shape=facts.input_shape, num_classes=facts.num_classes)
+    model = model_settings(folder).build(input_shape=facts.input_shape, num_outputs=facts.num_outputs)
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     return model.to(device).eval()
 

@@ -17,7 +17,7 @@ from pipeline.methods.attribution import Attribution, Attributions, FromBaseline
 from pipeline.methods.augmentation import Selection
 from pipeline.methods.inference import judged
 from pipeline.methods.lazy import torch
-from pipeline.methods.training.data import ImageSet
+from pipeline.methods.training.data import SampleSet
 from pipeline.stages.artifacts import Prepared, read_model
 from pipeline.stages.explaining import Explainer, background_of, refuse_non_finite
 from pipeline.stages.sharing import Columns, SharedArray, gather_columns
@@ -47,7 +47,7 @@ def run(
         NonFiniteAttributionError: a loss or an attribution is not finite; names the first sample.
         IncompleteAttributionError: the gap to the promised sum is greater than `attribution.max_relative_gap`; names the worst sample.
     """
-    model, train = read_model(inputs["model"], device=context.device), Prepared(inputs["prepare"]).images("train")
+    model, train = read_model(inputs["model"], device=context.device), Prepared(inputs["prepare"]).samples("train")
     judged_N = _judged(model, train, context)
     labels_N, ids_N = train.labels_N, train.sample_ids_N
     chosen_A = selection(
@@ -71,21 +71,21 @@ def run(
     context.metrics.update(_metrics(explained_A, num_attributed=len(selected)))
 
 
-def _judged(model: "nn.Module", train: ImageSet, context: Context) -> Columns:
+def _judged(model: "nn.Module", train: SampleSet, context: Context) -> Columns:
     """Loss and prediction of each training sample, on every rank."""
 
     def judge(positions: NDArray[np.int64]) -> Columns:
-        logits_BK, loss_B = judged(model, *train.batch(positions, device=context.device), dtype=torch.float32)
-        return {"loss": loss_B.cpu().numpy(), "prediction": logits_BK.argmax(1).int().cpu().numpy()}
+        outputs_BK, loss_B = judged(model, *train.batch(positions, device=context.device), task=train.task, dtype=torch.float32)
+        return {"loss": loss_B.cpu().numpy(), "prediction": outputs_BK.argmax(1).int().cpu().numpy()}
 
     judged_N = gather_columns(len(train), context, name="judge", work=judge)
     refuse_non_finite(judged_N, train, split="training")
     return judged_N
 
 
-def _explained(explainer: Explainer, selected: ImageSet, *, path: Path, context: Context) -> Columns:
+def _explained(explainer: Explainer, selected: SampleSet, *, path: Path, context: Context) -> Columns:
     """Write the attributions (A, C, H, W) of the selected samples; sums, extremes, gaps and targets, on every rank."""
-    array = SharedArray(path, shape=(len(selected), *selected.image_shape), dtype=np.float32, context=context)
+    array = SharedArray(path, shape=(len(selected), *selected.sample_shape), dtype=np.float32, context=context)
 
     def explain(positions: NDArray[np.int64]) -> Columns:
         explained = explainer(selected, positions)
@@ -105,7 +105,7 @@ def _columns(found: Attributions) -> Columns:
     return {name: value_B.cpu().numpy() for name, value_B in columns.items() if value_B is not None}
 
 
-def _refuse_incomplete(columns: Columns, samples: ImageSet, attribution: Attribution) -> None:
+def _refuse_incomplete(columns: Columns, samples: SampleSet, attribution: Attribution) -> None:
     limit = attribution.max_relative_gap if isinstance(attribution, FromBaseline) else None
     if limit is None or not len(samples) or not (above := columns["relative_gap"] > limit).any():
         return
@@ -130,7 +130,7 @@ def _metrics(columns: Columns, *, num_attributed: int) -> dict[str, float]:
     return metrics
 
 
-def _write(out: Path, selected: ImageSet, *, columns: Columns) -> None:
+def _write(out: Path, selected: SampleSet, *, columns: Columns) -> None:
     import pyarrow as pa
 
     floats = {name: columns.get(name, np.empty(0)).astype(np.float32) for name in ("sum", "min", "max")}

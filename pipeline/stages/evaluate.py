@@ -1,6 +1,6 @@
 """evaluate: what the final model does on every split that was held out, and how good its explanations are, sample by sample and in sum.
 
-N = samples of a split, B = batch, S = points of a curve, K = classes
+N = samples of a split, B = batch, S = points of a curve, K = outputs
 """
 
 from collections.abc import Callable, Mapping
@@ -12,20 +12,24 @@ from numpy.typing import NDArray
 
 from pipeline.core.context import Context
 from pipeline.core.step import Stage
-from pipeline.core.tables import CONFUSION, PREDICTIONS, write_table
+from pipeline.core.tables import CONFUSION, OUTPUTS, PREDICTIONS, write_table
 from pipeline.methods.attribution import Attribution, Target
 from pipeline.methods.inference import judged
 from pipeline.methods.lazy import torch
 from pipeline.methods.metrics import Evaluation
 from pipeline.methods.metrics.classification import confusion_KK
-from pipeline.methods.training.data import ImageSet
+from pipeline.methods.training.data import SampleSet
 from pipeline.stages.artifacts import Prepared, fresh_network, model_settings, read_model, write_json
 from pipeline.stages.explaining import Explainer, background_of
 from pipeline.stages.quality import Examiner, Quality, stack, write_quality
 from pipeline.stages.sharing import Columns, gather_columns
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import nn
+
+Tables = dict[str, tuple[Columns, "pa.Schema"]]
+"""{name of its file: columns and schema} of one split."""
 
 
 def run(
@@ -41,7 +45,7 @@ def run(
     """Measure on every split but `train`; metrics are called <split>.<metric>.
 
     Raises:
-        ValueError: the model gives probabilities that are not numbers.
+        ValueError: the model gives probabilities or values that are not numbers.
         NonFiniteAttributionError: an attribution is not finite; names the first sample.
     """
     model = read_model(inputs["model"], device=context.device)
@@ -52,7 +56,7 @@ def run(
             model=model,
             attribution=attribution,
             target=target,
-            background=background_of(prepared.images("train"), seed=seed, context=context),
+            background=background_of(prepared.samples("train"), seed=seed, context=context),
             seed=seed,
             purpose="evaluation",
             device=context.device,
@@ -68,50 +72,72 @@ def _measure(
     """Measure split by split, with explanations where there is an examiner, and write all tables."""
     quality: list[Quality] = []
     metrics: dict[str, float | None] = {}
-    tables: list[tuple[Columns, Columns]] = []
+    tables: list[Tables] = []
     for split in (name for name in prepared.splits if name != "train"):
-        images = prepared.images(split)
-        judged_N = gather_columns(len(images), context, name=f"judge.{split}", work=_judge(model, images, device=context.device))
-        metrics |= {f"{split}.{name}": value for name, value in evaluation(judged_N["probabilities"], images.labels_N).items()}
-        metrics[f"{split}.num_samples"] = len(images)
-        tables.append((_predictions(split, images, judged_N), _confusion(split, images, judged_N)))
+        samples = prepared.samples(split)
+        judged_N = gather_columns(len(samples), context, name=f"judge.{split}", work=_judge(model, samples, device=context.device))
+        metrics |= {f"{split}.{name}": value for name, value in evaluation(judged_N["predicted"], samples.truth).items()}
+        metrics[f"{split}.num_samples"] = len(samples)
+        tables.append(_tables(split, samples, judged_N))
         if examiner is not None:
-            quality.append(examiner(split, images))
+            quality.append(examiner(split, samples))
             metrics |= quality[-1].metrics
     context.metrics.update(metrics)
     if context.ranks.is_first:
-        write_table(out / "predictions.parquet", stack([predictions for predictions, _ in tables]), PREDICTIONS)
-        write_table(out / "confusion.parquet", stack([confusion for _, confusion in tables]), CONFUSION)
+        for name, (_, schema) in tables[0].items():
+            write_table(out / f"{name}.parquet", stack([of_split[name][0] for of_split in tables]), schema)
         write_json(out / "metrics.json", metrics)
         write_quality(out, quality)
 
 
-def _judge(model: "nn.Module", images: ImageSet, *, device: str) -> Callable[[NDArray[np.int64]], Columns]:
-    """What the model says of the images at some positions."""
+def _judge(model: "nn.Module", samples: SampleSet, *, device: str) -> Callable[[NDArray[np.int64]], Columns]:
+    """What the model says of the samples at some positions: probabilities of classes, or values; and its loss."""
 
     def judge(positions: NDArray[np.int64]) -> Columns:
-        logits_BK, loss_B = judged(model, *images.batch(positions, device=device), dtype=torch.float64)
-        return {"probabilities": logits_BK.softmax(1).cpu().numpy(), "loss": loss_B.cpu().numpy()}
+        outputs_BK, loss_B = judged(model, *samples.batch(positions, device=device), task=samples.task, dtype=torch.float64)
+        predicted_BK = outputs_BK.softmax(1) if samples.task == "classes" else outputs_BK
+        return {"predicted": predicted_BK.cpu().numpy(), "loss": loss_B.cpu().numpy()}
 
     return judge
 
 
-def _predictions(split: str, images: ImageSet, judged_N: Columns) -> Columns:
-    probabilities_NK = judged_N["probabilities"]
+def _tables(split: str, samples: SampleSet, judged_N: Columns) -> Tables:
+    if samples.task == "classes":
+        return {
+            "predictions": (_predictions(split, samples, judged_N), PREDICTIONS),
+            "confusion": (_confusion(split, samples, judged_N), CONFUSION),
+        }
+    return {"outputs": (_outputs(split, samples, judged_N), OUTPUTS)}
+
+
+def _predictions(split: str, samples: SampleSet, judged_N: Columns) -> Columns:
+    probabilities_NK = judged_N["predicted"]
     return {
-        "sample_id": images.sample_ids_N,
-        "split": np.full(len(images), split),
-        "label": images.labels_N,
+        "sample_id": samples.sample_ids_N,
+        "split": np.full(len(samples), split),
+        "label": samples.labels_N,
         "prediction": probabilities_NK.argmax(1),
         "confidence": probabilities_NK.max(1).astype(np.float32),
         "loss": judged_N["loss"].astype(np.float32),
     }
 
 
-def _confusion(split: str, images: ImageSet, judged_N: Columns) -> Columns:
-    counts_KK = confusion_KK(judged_N["probabilities"], images.labels_N)
+def _confusion(split: str, samples: SampleSet, judged_N: Columns) -> Columns:
+    counts_KK = confusion_KK(judged_N["predicted"], samples.labels_N)
     label, prediction = np.indices(counts_KK.shape)
     return {"split": np.full(counts_KK.size, split), "label": label.ravel(), "prediction": prediction.ravel(), "count": counts_KK.ravel()}
+
+
+def _outputs(split: str, samples: SampleSet, judged_N: Columns) -> Columns:
+    predicted_NK = judged_N["predicted"]
+    num, num_outputs = predicted_NK.shape
+    return {
+        "sample_id": np.repeat(samples.sample_ids_N, num_outputs),
+        "split": np.full(num * num_outputs, split),
+        "output": np.tile(np.arange(num_outputs), num),
+        "truth": samples.truth.ravel(),
+        "predicted": predicted_NK.astype(np.float32).ravel(),
+    }
 
 
 STAGE = Stage(name="evaluate", needs=("prepare", "model"), run=run, version=3)

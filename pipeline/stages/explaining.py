@@ -15,7 +15,7 @@ from pipeline.core.randomness import SampleStreams, generator
 from pipeline.methods.attribution import Attribution, Background, Target, attribute
 from pipeline.methods.inference import full_float32
 from pipeline.methods.metrics import Explained
-from pipeline.methods.training.data import ImageSet
+from pipeline.methods.training.data import SampleSet
 from pipeline.stages.sharing import Columns
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class NonFiniteAttributionError(ArithmeticError):
     """A sample's loss or attribution is infinite or not a number; the model, not the machine, has to change."""
 
 
-def background_of(train: ImageSet, *, seed: int, context: Context) -> Background:
-    """What methods may know of the data: the range of pixels, and training samples in an order that the seed decides."""
+def background_of(train: SampleSet, *, seed: int, context: Context) -> Background:
+    """What methods may know of the data: the range of input values, and training samples in an order that the seed decides."""
     lowest_CHW, highest_CHW = train.input_range(device=context.device)
     order_N = generator(seed, "background").permutation(len(train))
     return Background(
@@ -52,9 +52,10 @@ class Explainer:
     counters: tuple[int, ...] = ()
     device: str
 
-    def __call__(self, samples: ImageSet, positions: NDArray[np.int64]) -> Explained:
+    def __call__(self, samples: SampleSet, positions: NDArray[np.int64]) -> Explained:
         """The samples at these positions, each with what its own stream draws."""
-        x_BCHW, label_B = samples.batch(positions, device=self.device)
+        x_BCHW, _ = samples.batch(positions, device=self.device)
+        label_B = samples.explained_outputs(positions, device=self.device)
         with full_float32():
             score = self.target(self.model, x_BCHW, label_B)
         ids_B = samples.sample_ids_N[positions]
@@ -71,7 +72,7 @@ class Explainer:
         )
 
 
-def refuse_non_finite(columns: Columns, samples: ImageSet, *, split: str) -> None:
+def refuse_non_finite(columns: Columns, samples: SampleSet, *, split: str) -> None:
     """Refuse a model that makes no numbers. To be asked of the columns of all ranks, so that all raise the same.
 
     Raises:

@@ -1,12 +1,13 @@
 """prepare: any data set becomes one index and one memory-mapped array; splits and folds are made here, once.
 
-N = samples, C = channels, V = values of a byte
+N = samples, C = channels or features, V = values of a byte
 """
 
 import hashlib
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,28 +29,22 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
 
     Raises:
         FileNotFoundError: files of the data set are missing.
-        SettingsError: the settings ask for what the data do not have, or leave a split without images.
+        SettingsError: the settings ask for what the data do not have, or leave a split without samples.
     """
     samples = data.load(context.data_root)
     splits_N, fold_N = splits_and_folds(data, samples)
-    images_NCHW = samples.images_NCHW
-    array = SharedArray(out / "samples.npy", shape=images_NCHW.shape, dtype=np.uint8, context=context)
+    x_NCHW = samples.x_NCHW
+    array = SharedArray(out / "samples.npy", shape=x_NCHW.shape, dtype=x_NCHW.dtype.type, context=context)
 
     def copy(positions: NDArray[np.int64]) -> Columns:
-        array.rows[positions - array.span.start] = images_NCHW[positions]
-        return {"sha256": np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in images_NCHW[positions]], dtype="S64")}
+        array.rows[positions - array.span.start] = x_NCHW[positions]
+        return {"sha256": np.array([hashlib.sha256(sample.tobytes()).hexdigest() for sample in x_NCHW[positions]], dtype="S64")}
 
     # An earlier attempt may have read other files: its checkpoints then have another name, and are left alone.
-    work = f"copy-{zlib.crc32(np.ascontiguousarray(images_NCHW).data):08x}"
+    work = f"copy-{zlib.crc32(np.ascontiguousarray(x_NCHW).data):08x}"
     copied_N = gather_columns(len(samples), context, name=work, work=copy, array=array)
     array.close()
-    mean_C, std_C = _statistics(images_NCHW[splits_N == "train"])
-    facts = DatasetFacts(
-        input_shape=images_NCHW.shape[1:],
-        class_names=tuple(samples.class_names),
-        mean_C=tuple(mean_C.tolist()),
-        std_C=tuple(std_C.tolist()),
-    )
+    facts = facts_of(data, samples, x_NCHW[splits_N == "train"])
     if context.ranks.is_first:
         columns = {
             "sample_id": np.arange(len(splits_N)),
@@ -60,6 +55,8 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
             "sha256": copied_N["sha256"].astype(str),
         }
         write_table(out / "index.parquet", columns, INDEX)
+        if samples.values_NK is not None:
+            write_array(out / "values.npy", samples.values_NK)
         if samples.masks_NHW is not None:
             write_array(out / "masks.npy", samples.masks_NHW)
         facts.write(out)
@@ -70,13 +67,13 @@ def splits_and_folds(data: Dataset, samples: Samples) -> tuple[NDArray[np.str_],
     """The split (N,) of each sample, and its fold (N,), -1 outside of the training part.
 
     Raises:
-        SettingsError: a split would have no image, or there are fewer training images than folds.
+        SettingsError: a split would have no sample, or there are fewer training samples than folds.
     """
     in_train_N = samples.splits_N == "train"
     for split in ("train", *data.test_splits):
         if not (samples.splits_N == split).any():
             raise SettingsError(
-                f"data: wanted an image or more in split {split!r}, got none of {len(samples)}; "
+                f"data: wanted a sample or more in split {split!r}, got none of {len(samples)}; "
                 "set num_train, num_test or test_fraction so that it has some"
             )
     fold_N = np.full(len(samples), -1, dtype=np.int32)
@@ -84,6 +81,24 @@ def splits_and_folds(data: Dataset, samples: Samples) -> tuple[NDArray[np.str_],
         return samples.splits_N, fold_N
     fold_N[in_train_N] = stratified_folds(samples.labels_N[in_train_N], folds=data.folds, seed=data.split_seed)
     return np.where(in_train_N & (fold_N == data.fold), "validation", samples.splits_N), fold_N
+
+
+def facts_of(data: Dataset, samples: Samples, train_NCHW: NDArray[Any]) -> DatasetFacts:
+    """What holds of all samples, from those of the train split."""
+    is_image = data.kind == "image"
+    mean_C, std_C = (_statistics if is_image else _feature_statistics)(train_NCHW)
+    if data.normalised_by == "nothing":
+        mean_C, std_C = np.zeros_like(mean_C), np.ones_like(std_C)
+    lowest_C, highest_C = (np.zeros_like(mean_C), np.ones_like(mean_C)) if is_image else (train_NCHW.min(axis=0), train_NCHW.max(axis=0))
+    return DatasetFacts(
+        task=data.task,
+        input_shape=samples.x_NCHW.shape[1:],
+        output_names=tuple(samples.output_names),
+        mean_C=tuple(mean_C.tolist()),
+        std_C=tuple(std_C.tolist()),
+        lowest_C=tuple(lowest_C.tolist()),
+        highest_C=tuple(highest_C.tolist()),
+    )
 
 
 def _statistics(images_NCHW: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -96,4 +111,10 @@ def _statistics(images_NCHW: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ND
     return mean_C, np.maximum(std_C, 1.0 / 255.0)  # A constant channel must not be divided by zero.
 
 
-STAGE = Stage(name="prepare", needs=(), run=run, version=3)
+def _feature_statistics(features_NF: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each feature; 1 for a constant one, which must not be divided by zero."""
+    mean_F, std_F = features_NF.mean(axis=0, dtype=np.float64), features_NF.std(axis=0, dtype=np.float64)
+    return mean_F, np.where(std_F > 0, std_F, 1.0)
+
+
+STAGE = Stage(name="prepare", needs=(), run=run, version=4)

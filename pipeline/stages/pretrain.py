@@ -16,8 +16,8 @@ def run(seed: int, model: Model, pretraining: Training, *, inputs: Mapping[str, 
 
     prepared = Prepared(inputs["prepare"])
     network = fresh_network(model, prepared, seed=seed, device=context.device)
-    validation = prepared.images("validation") if "validation" in prepared.splits else None
-    result = train(network, prepared.images("train"), pretraining, seed=seed, round=0, context=context, validation=validation)
+    validation = prepared.samples("validation") if "validation" in prepared.splits else None
+    result = train(network, prepared.samples("train"), pretraining, seed=seed, round=0, context=context, validation=validation)
     context.metrics.update(
         samples_seen=result.samples_seen,
         num_steps=result.num_steps,

@@ -16,7 +16,7 @@ from pipeline.core.tables import CURVES, QUALITY, write_table
 from pipeline.methods.lazy import torch
 from pipeline.methods.metrics import Evaluation, measure
 from pipeline.methods.metrics.column import NUM_NAN
-from pipeline.methods.training.data import ImageSet
+from pipeline.methods.training.data import SampleSet
 from pipeline.stages.explaining import Explainer, refuse_non_finite
 from pipeline.stages.sharing import Columns, gather_columns
 
@@ -53,14 +53,14 @@ class Examiner:
     """The model's network with untrained weights."""
     context: Context
 
-    def __call__(self, split: str, images: ImageSet) -> Quality:
+    def __call__(self, split: str, samples: SampleSet) -> Quality:
         """Explain and measure; each rank its part.
 
         Raises:
             NonFiniteAttributionError: an attribution is not finite; names the first sample.
             StopRequested: a rank was asked to stop; the checkpoint is written.
         """
-        subset = images.take(self._chosen(len(images)))
+        subset = samples.take(self._chosen(len(samples)))
 
         def examine(positions: NDArray[np.int64]) -> Columns:
             explained = self.explainer(subset, positions)
@@ -80,7 +80,7 @@ class Examiner:
         num_kept = num_samples if self.evaluation.num_explained is None else min(num_samples, self.evaluation.num_explained)
         return np.sort(generator(self.evaluation.subset_seed, "explained samples").permutation(num_samples)[:num_kept])
 
-    def _summary(self, split: str, subset: ImageSet, found_N: Columns) -> Quality:
+    def _summary(self, split: str, subset: SampleSet, found_N: Columns) -> Quality:
         metrics: dict[str, float | None] = {f"{split}.num_explained": len(subset)}
         samples, curves = [], []
         for metric in self.evaluation.quality:

@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.core.context import Context
 from pipeline.core.step import Stage
 from pipeline.methods.models import Model
-from pipeline.methods.training.data import ImageSet, concatenate
+from pipeline.methods.training.data import SampleSet, concatenate
 from pipeline.methods.training.settings import Retraining
 from pipeline.stages.artifacts import Made, Prepared, fresh_network, read_model, write_model
 
@@ -27,7 +27,7 @@ def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: 
     else:
         network = read_model(inputs["model"], device=context.device)
     data, num_extra, num_made = training_set(prepared, inputs["augment"])
-    validation = prepared.images("validation") if "validation" in prepared.splits else None
+    validation = prepared.samples("validation") if "validation" in prepared.splits else None
     result = train(network, data, retraining, seed=seed, round=round, context=context, validation=validation, num_extra=num_extra)
     context.metrics.update(
         samples_seen=result.samples_seen,
@@ -41,14 +41,14 @@ def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: 
         write_model(out, network, settings=model, facts=prepared.facts, history=result.history)
 
 
-def training_set(prepared: Prepared, augment: Path) -> tuple[ImageSet, int, int]:
+def training_set(prepared: Prepared, augment: Path) -> tuple[SampleSet, int, int]:
     """(plain and made samples, how many plain samples more an epoch draws, number of made samples).
 
     In mode replace a made sample stands in its source's place, so that all arms draw in the same order; in mode append both
     are trained on. Where nothing was made (same_compute), an epoch in mode append draws as many plain samples more as would
     have been made.
     """
-    train, made = prepared.images("train"), Made(augment)
+    train, made = prepared.samples("train"), Made(augment)
     foreign = np.setdiff1d(made.sources, train.sample_ids_N)
     if len(foreign):
         raise ValueError(
@@ -57,7 +57,7 @@ def training_set(prepared: Prepared, augment: Path) -> tuple[ImageSet, int, int]
         )
     if not len(made.images):
         return train, len(made.sources) if made.mode == "append" else 0, 0
-    images = ImageSet.of(made.images, labels=made.labels, sample_ids=made.sources, mean=train.mean_C, std=train.std_C)
+    images = SampleSet.of(made.images, labels=made.labels, sample_ids=made.sources, **prepared.facts.scales)
     if made.mode == "append":
         return concatenate(train, images), 0, len(images)
     kept = train.take(np.flatnonzero(~np.isin(train.sample_ids_N, made.sources)))

@@ -195,3 +195,10 @@ def test_a_table_may_be_divided_by_what_every_run_has_a_list_too(load):
 def test_tables_by_data_set_may_show_every_split_that_one_of_them_has(load, column):
     data = {"data": [{"dataset": "mnist_small", "folds": 1}, {"dataset": "shortcut"}]}
     assert load(sweep=data, table={"metrics": [column], "by": ["data"]}).file.table.metrics == (column,)
+
+
+def test_the_table_shows_the_first_metric_unless_it_says_otherwise(load):
+    base = "base: {data: {dataset: additive}, model: {model: mlp}, evaluation: {metrics: [rmse, r2]}}"
+    assert load(f"experiment: e\n{base}").file.table.metrics == ("test.rmse",)
+    assert load("experiment: e").file.table.metrics == ("test.accuracy",)
+    assert load(f"experiment: e\n{base}\ntable: {{metrics: [validation.r2]}}").file.table.metrics == ("validation.r2",)

@@ -35,7 +35,10 @@ REFUSED = {
         "experiment: e\nbase: {attribution: {method: integrated_gradient}}",
         r"attribution: unknown method 'integrated_gradient' \(nearest: integrated_gradients; valid: .*gradient.*saliency",
     ),
-    "an unknown data set": ("experiment: e\nbase: {data: {dataset: minst}}", r"unknown dataset 'minst' \(nearest: mnist; valid: cifar10, "),
+    "an unknown data set": (
+        "experiment: e\nbase: {data: {dataset: minst}}",
+        r"unknown dataset 'minst' \(nearest: mnist; valid: additive, cifar10, ",
+    ),
     "an unknown rule": (
         "experiment: e\nbase: {augmentation: {rule: replace}}",
         r"unknown rule 'replace' \(nearest: .*valid: .*replace_top",
@@ -85,8 +88,42 @@ REFUSED = {
         "experiment: e\nbase: {data: {dataset: mnist_small}, evaluation: {metrics: [relevance_mass]}}",
         r"metric relevance_mass needs masks that say where the evidence lies, and data set mnist_small has none; leave it out",
     ),
+    "a model of other samples than the data set has": (
+        "experiment: e\nbase: {data: {dataset: additive}}",
+        r"model small_cnn takes image, data set additive has features; take another one",
+    ),
+    "a metric of classes where values are asked for": (
+        "experiment: e\nbase: {data: {dataset: additive}, model: {model: mlp}, evaluation: {metrics: [r2, accuracy, deletion_auc]}}",
+        r"evaluation\.metrics accuracy, deletion_auc: not made for the values that data set additive asks for; .*r2, rmse and mae",
+    ),
+    "a metric of values where classes are asked for": (
+        "experiment: e\nbase: {evaluation: {metrics: [accuracy, r2]}}",
+        r"evaluation\.metrics r2: not made for the classes that data set mnist_small asks for; .*accuracy, top_k",
+    ),
+    "what only classes have": (
+        "experiment: e\nbase: {data: {dataset: additive}, model: {model: mlp}, evaluation: {metrics: [r2]}, target: {target: loss},\n"
+        "  selection: {rule: misclassified}, pretraining: {label_smoothing: 0.1}}",
+        r"target loss, selection misclassified, label_smoothing: made for classes, and data set additive asks for values; take target",
+    ),
+    "features changed as if they were images": (
+        "experiment: e\nbase: {data: {dataset: additive}, model: {model: mlp}, evaluation: {metrics: [r2]},\n"
+        "  augmentation: {rule: replace_top}}",
+        r"augmentation replace_top changes images, and data set additive has features; set its rule to none",
+    ),
+    "an oracle of another function": (
+        "experiment: e\nbase: {data: {dataset: additive, effect: linear}, model: {model: oracle}, evaluation: {metrics: [r2]}}",
+        r"model oracle knows data set additive with effect nonlinear, got additive with effect linear; give both the same",
+    ),
+    "a truth that nobody knows": (
+        "experiment: e\nbase: {evaluation: {metrics: [{metric: pearson, reference: {method: truth}}]}}",
+        r"reference truth knows data set additive with effect nonlinear, got mnist_small with effect None",
+    ),
+    "maps with and without signs": (
+        "experiment: e\nbase: {attribution: {method: saliency}, evaluation: {metrics: [spearman]}}",
+        r"metric spearman holds a map with signs against that of saliency, which has none; set its field of to absolute, or mixed_signs",
+    ),
     "two entries of one metric": (
-        "experiment: e\nbase: {evaluation: {metrics: [pearson, {metric: pearson, reference: {method: saliency}}]}}",
+        "experiment: e\nbase: {evaluation: {metrics: [pearson, {metric: pearson, reference: {method: integrated_gradients}}]}}",
         r"evaluation\.metrics: 2 metrics would be called 'pearson'; give them names of their own",
     ),
     "all of an image as its own neighbours": (
@@ -175,7 +212,7 @@ REFUSED = {
         r"got 'test\.acuracy' \(nearest: accuracy; valid:",
     ),
     "a metric that is not measured": (
-        "experiment: e\nbase: {evaluation: {metrics: [nll]}}",
+        "experiment: e\nbase: {evaluation: {metrics: [nll]}}\ntable: {metrics: [test.accuracy]}",
         r"table\.metrics: wanted <split>\.<metric>, got 'test\.accuracy' \(valid: nll\)",
     ),
     "a table of nothing": ("experiment: e\ntable: {metrics: []}", r"table\.metrics: List should have at least 1 item"),

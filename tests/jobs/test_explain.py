@@ -11,8 +11,9 @@ from jobs.cli import app
 from jobs.explain import Checkpoint, InputError, parse_methods
 from pipeline.core.settings import SettingsError
 from pipeline.core.store import Store
+from pipeline.methods.additive import BETA
 from pipeline.methods.attribution import GivenClass, IntegratedGradients, Saliency
-from pipeline.methods.models import SmallCnn
+from pipeline.methods.models import Oracle, SmallCnn
 from pipeline.stages.artifacts import DatasetFacts, write_model
 
 NAMES = ("cat", "dog", "owl")
@@ -21,12 +22,20 @@ NAMES = ("cat", "dog", "owl")
 @pytest.fixture
 def store(tmp_path):
     """A store with one model of 12 x 8 images in three colours."""
-    facts = DatasetFacts(input_shape=(3, 12, 8), class_names=NAMES, mean_C=(0.5, 0.4, 0.3), std_C=(0.2, 0.3, 0.4))
+    facts = DatasetFacts(
+        task="classes",
+        input_shape=(3, 12, 8),
+        output_names=NAMES,
+        mean_C=(0.5, 0.4, 0.3),
+        std_C=(0.2, 0.3, 0.4),
+        lowest_C=(0.0,) * 3,
+        highest_C=(1.0,) * 3,
+    )
     folder = tmp_path / "store" / "pretrain" / "0123456789abcdef"
     folder.mkdir(parents=True)
     settings = SmallCnn(channels=(4, 4), hidden=8)
     torch.manual_seed(0)
-    write_model(folder, settings.build(input_shape=facts.input_shape, num_classes=3), settings=settings, facts=facts, history=[])
+    write_model(folder, settings.build(input_shape=facts.input_shape, num_outputs=3), settings=settings, facts=facts, history=[])
     return Store(tmp_path / "store")
 
 
@@ -59,18 +68,47 @@ def test_pictures_and_arrays_are_written_and_named(store, picture, tmp_path):
     assert len(np.unique(drawn)) > 10
 
 
+def test_features_get_a_bar_each(tmp_path):
+    facts = DatasetFacts(
+        task="values",
+        input_shape=(12,),
+        output_names=("value",),
+        mean_C=(0.0,) * 12,
+        std_C=(1.0,) * 12,
+        lowest_C=(-3.0,) * 12,
+        highest_C=(3.0,) * 12,
+    )
+    store, settings = Store(tmp_path / "store"), Oracle(effect="linear")
+    folder = store.root / "pretrain" / "0123456789abcdef"
+    folder.mkdir(parents=True)
+    write_model(folder, settings.build(input_shape=(12,), num_outputs=1), settings=settings, facts=facts, history=[])
+    features = np.arange(12, dtype=np.float32)
+    np.save(tmp_path / "row.npy", features)
+    done = say(store, tmp_path / "row.npy", "--method", "gradient", "--out", tmp_path / "o")
+    assert done.exit_code == 0, done.output
+    beta = np.array(BETA["linear"])
+    assert f"row.npy: value {0.25 + 12 * 0.25 + beta @ features:.4g}" in done.output
+    with np.load(tmp_path / "o" / "row.npz") as found:
+        np.testing.assert_allclose(found["gradient"], beta, rtol=0, atol=1e-6)
+    assert len(np.unique(matplotlib.image.imread(tmp_path / "o" / "row.gradient.png"))) > 10
+    np.save(tmp_path / "row.npy", np.zeros(12))
+    checkpoint = Checkpoint.find("pretrain/0123456789abcdef", store)
+    with pytest.raises(InputError, match=r"wanted float32 \(12,\), got float64 \(12,\)"):
+        checkpoint.read(tmp_path / "row.npy")
+
+
 def test_the_arrays_are_the_attributions_of_what_the_model_was_given(store, checkpoint, picture, tmp_path):
     assert say(store, picture, "--method", "saliency", "--target", "{target: class, index: 2}", "--out", tmp_path / "o").exit_code == 0
     with np.load(tmp_path / "o" / "half.npz") as found:
         arrays = dict(found)
-    assert set(arrays) == {"pixels", "logits", "saliency"}
-    x = (torch.from_numpy(arrays["pixels"]) / 255 - torch.tensor([0.5, 0.4, 0.3]).reshape(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).reshape(
+    assert set(arrays) == {"sample", "outputs", "saliency"}
+    x = (torch.from_numpy(arrays["sample"]) / 255 - torch.tensor([0.5, 0.4, 0.3]).reshape(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).reshape(
         3, 1, 1
     )
     model = checkpoint.model
-    torch.testing.assert_close(torch.from_numpy(arrays["logits"]), model(x[None])[0].detach())
+    torch.testing.assert_close(torch.from_numpy(arrays["outputs"]), model(x[None])[0].detach())
     score = GivenClass(index=2)(model, x[None], torch.tensor([0]))
-    expected = Saliency()(model, x[None], score, background=checkpoint.background)[0]
+    expected = Saliency()(model, x[None], score, background=checkpoint.background(checkpoint.sample(arrays["sample"])))[0]
     torch.testing.assert_close(torch.from_numpy(arrays["saliency"]), expected)
 
 
@@ -89,9 +127,11 @@ def test_an_array_is_taken_as_it_is(checkpoint, tmp_path):
 
 
 def test_the_range_is_that_of_black_and_white(checkpoint):
-    black, white = (checkpoint.normalised(np.full((3, 12, 8), value, np.uint8))[0] for value in (0, 255))
-    torch.testing.assert_close(black, checkpoint.background.lowest_CHW.expand(3, 12, 8))
-    torch.testing.assert_close(white, checkpoint.background.highest_CHW.expand(3, 12, 8))
+    samples = [checkpoint.sample(np.full((3, 12, 8), value, np.uint8)) for value in (0, 255)]
+    black, white = (sample.batch(slice(None), device="cpu")[0][0] for sample in samples)
+    background = checkpoint.background(samples[0])
+    torch.testing.assert_close(black, background.lowest_CHW.expand(3, 12, 8))
+    torch.testing.assert_close(white, background.highest_CHW.expand(3, 12, 8))
 
 
 def test_a_method_that_is_named_twice_gets_a_number():

@@ -16,7 +16,7 @@ from pipeline.core.context import Context, StopRequested
 from pipeline.core.ranks import Ranks
 from pipeline.core.store import Store
 from pipeline.methods.attribution import ATTRIBUTIONS, Score, attribute
-from pipeline.methods.training.data import ImageSet
+from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.ddp import import_ddp
 from pipeline.methods.training.loop import train
 from pipeline.methods.training.settings import Training
@@ -26,7 +26,7 @@ from tests.methods.attribution.support import background_of
 pytestmark = pytest.mark.gpu
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(96, 1, 8, 8), dtype=np.uint8)
-DATA = ImageSet.of(PIXELS, labels=(PIXELS[:, 0, :, :4].mean((1, 2)) > PIXELS[:, 0, :, 4:].mean((1, 2))).astype(int), mean=0.5, std=0.25)
+DATA = SampleSet.of(PIXELS, labels=(PIXELS[:, 0, :, :4].mean((1, 2)) > PIXELS[:, 0, :, 4:].mean((1, 2))).astype(int), mean=0.5, std=0.25)
 TRAINING = Training(epochs=4, batch_size=32, learning_rate=0.02)
 
 

@@ -61,7 +61,7 @@ def test_no_attribution_uses_tf32(method):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_sample_is_judged_by_the_logarithm_of_its_probability_without_tf32_and_without_gradients(dtype):
     model = Watched()
-    logits_BK, loss_B = judged(model, X, TARGET, dtype=dtype)
+    logits_BK, loss_B = judged(model, X, TARGET, task="classes", dtype=dtype)
     assert model.seen == [[False, False]]
     assert (logits_BK.dtype, loss_B.dtype, logits_BK.requires_grad) == (dtype, dtype, False)
     probability_B = logits_BK.softmax(1)[torch.arange(4), TARGET]

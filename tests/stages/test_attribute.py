@@ -87,7 +87,7 @@ def test_what_is_not_finite_is_an_error_that_names_the_first_sample(finished, tm
         save_file(weights, inputs["model"] / "weights.safetensors")
     else:
         monkeypatch.setattr(Gradient, "__call__", lambda *_, **__: torch.full((NUM_WORST, 1, 28, 28), torch.nan))
-    ids = finished.prepared().images("train").sample_ids_N
+    ids = finished.prepared().samples("train").sample_ids_N
     if what == "sum":
         ids = read_table(finished.folder("append", "attribute") / "attributed.parquet", ATTRIBUTED)["sample_id"].to_numpy()
     with pytest.raises(NonFiniteAttributionError, match=rf"{what} of \d+ of {len(ids)} .*first sample_id {ids[0]} \(nan\)"):

@@ -12,7 +12,7 @@ from pipeline.stages.artifacts import Prepared
 from pipeline.stages.prepare import run
 
 EMPTY = {
-    "no test image": (MnistSmall(test_fraction=0.00005), r"wanted an image or more in split 'test', got none of 5000; set num_train"),
+    "no test image": (MnistSmall(test_fraction=0.00005), r"wanted a sample or more in split 'test', got none of 5000; set num_train"),
     "no test image beside a patch": (Shortcut(base=MnistSmall(test_fraction=0.00005)), "in split 'test', got none of 5000"),
     "no training image": (MnistSmall(test_fraction=1 - 0.00005), "in split 'train', got none of 5000"),
     "no training image without folds": (MnistSmall(test_fraction=1 - 0.00005, folds=1), "in split 'train', got none of 5000"),

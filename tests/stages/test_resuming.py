@@ -159,7 +159,7 @@ def test_data_that_changed_between_two_attempts_are_not_mixed(made, tmp_path, mo
 
     def changed(data, root):
         samples = load(data, root)
-        return dataclasses.replace(samples, images_NCHW=255 - samples.images_NCHW)
+        return dataclasses.replace(samples, x_NCHW=255 - samples.x_NCHW)
 
     monkeypatch.setattr(MnistSmall, "load", changed)
     done: list[int] = []

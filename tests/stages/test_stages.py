@@ -22,7 +22,7 @@ from tests.stages.runs import (
 )
 
 FILES = {
-    ("prepare", 3): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
+    ("prepare", 4): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
     ("pretrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
     ("attribute", 4): ["attributed.parquet", "attributions.npy", "record.json"],
     ("augment", 2): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
@@ -56,7 +56,7 @@ def test_no_digit_is_in_two_splits(finished):
 @pytest.mark.parametrize("arm", ["append", "replace", "random", "two rounds", "same compute as append"])
 def test_only_training_samples_are_attributed_and_trained_on(finished, arm):
     prepared = finished.prepared()
-    train_ids = set(prepared.images("train").sample_ids_N.tolist())
+    train_ids = set(prepared.samples("train").sample_ids_N.tolist())
     for round_number in sorted({step.round for step in finished.chain(arm)} - {0}):
         attributed = read_table(finished.folder(arm, "attribute", round_number) / "attributed.parquet", ATTRIBUTED)
         data, _, _ = training_set(prepared, finished.folder(arm, "augment", round_number))
@@ -66,7 +66,7 @@ def test_only_training_samples_are_attributed_and_trained_on(finished, arm):
 
 def test_samples_made_from_others_than_training_samples_are_refused(finished, tmp_path):
     shutil.copytree(finished.folder("append", "augment"), tmp_path, dirs_exist_ok=True)
-    test_id = int(finished.prepared().images("test").sample_ids_N[0])
+    test_id = int(finished.prepared().samples("test").sample_ids_N[0])
     sources = np.load(tmp_path / "sources.npy")
     sources[0] = test_id
     np.save(tmp_path / "sources.npy", sources)
@@ -111,7 +111,7 @@ def test_the_random_and_the_inverted_control_write_over_as_many_pixels(finished)
 
 def test_appended_samples_are_trained_on_beside_their_sources_and_replaced_ones_in_their_place(finished):
     prepared = finished.prepared()
-    plain_ids = prepared.images("train").sample_ids_N
+    plain_ids = prepared.samples("train").sample_ids_N
     appended, extra, num_made = training_set(prepared, finished.folder("append", "augment"))
     assert (len(appended), extra, num_made) == (NUM_PLAIN + NUM_WORST, 0, NUM_WORST)
     replaced, extra, num_made = training_set(prepared, finished.folder("replace", "augment"))
@@ -168,7 +168,7 @@ def test_a_second_round_adds_to_what_the_first_one_did(finished):
 def test_in_mode_replace_an_arm_draws_its_samples_in_the_order_of_plain_training(finished):
     data, _, num_made = training_set(finished.prepared(), finished.folder("replace", "augment"))
     assert num_made == NUM_WORST
-    np.testing.assert_array_equal(data.sample_ids_N, finished.prepared().images("train").sample_ids_N)
+    np.testing.assert_array_equal(data.sample_ids_N, finished.prepared().samples("train").sample_ids_N)
 
 
 def test_the_first_round_of_two_is_the_round_of_a_run_with_one(finished):

@@ -11,12 +11,13 @@ from pipeline.core.settings import members
 from pipeline.methods.attribution.attention import AttentionGradient, AttentionRollout
 from pipeline.methods.attribution.background import Background
 from pipeline.methods.attribution.backward import Deconvolution, DeepLift, GuidedBackprop
-from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Blur, Expected, FromBaseline, Given, Mean, Uniform, Zero
+from pipeline.methods.attribution.baseline import BASELINES, Baseline, Black, Blur, Expected, Given, Mean, Uniform, Zero
 from pipeline.methods.attribution.cam import EigenCam, GradCam, GradCamPlusPlus, GuidedGradCam, HiResCam, LayerCam, XGradCam
 from pipeline.methods.attribution.control import ConstantControl, EdgeDetector, InputMagnitude, RandomControl
 from pipeline.methods.attribution.engine import Attributions, Attributor, as_found, attribute
 from pipeline.methods.attribution.finite_differences import FiniteDifferences
 from pipeline.methods.attribution.gradients import Gradient, InputXGradient, Saliency
+from pipeline.methods.attribution.method import FromBaseline
 from pipeline.methods.attribution.noise import GradientShap, SmoothGrad, SquareGrad, VarGrad
 from pipeline.methods.attribution.path import IntegratedGradients
 from pipeline.methods.attribution.perturbation import FeatureAblation, Occlusion, Rise

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.core.settings import Settings
 from pipeline.methods.attribution.background import Background
-from pipeline.methods.attribution.baseline import no_sum
 from pipeline.methods.attribution.cam import spread
 from pipeline.methods.attribution.layers import module_of, removed_after, samples_of
+from pipeline.methods.attribution.method import UnsignedMethod
 from pipeline.methods.attribution.passes import passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
@@ -78,13 +77,12 @@ def _of_class_token(relevance_BNN: torch.Tensor, grid: tuple[int, ...], x_BCHW: 
     return spread(relevance_BNN[:, 0, 1:], grid, x_BCHW, relu=False)
 
 
-class AttentionRollout(Settings):
+class AttentionRollout(UnsignedMethod):
     """Product over the blocks of the mean attention with its skip connection (Abnar and Zuidema 2020, arXiv:2005.00928).
 
     It knows no class.
     """
 
-    sums_from = no_sum
     method: Literal["attention_rollout"] = "attention_rollout"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
@@ -104,10 +102,9 @@ class AttentionRollout(Settings):
             return _of_class_token(rolled_BNN, found.grid, x_BCHW)
 
 
-class AttentionGradient(Settings):
+class AttentionGradient(UnsignedMethod):
     """Attention times its gradient, kept where positive, over all blocks (Chefer et al. 2021, arXiv:2103.15679, sec. 3)."""
 
-    sums_from = no_sum
     method: Literal["attention_gradient"] = "attention_gradient"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.core.settings import Settings
 from pipeline.methods.attribution.background import Background
-from pipeline.methods.attribution.baseline import FromBaseline, no_sum
+from pipeline.methods.attribution.method import FromBaseline, Method
 from pipeline.methods.attribution.passes import passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
@@ -40,13 +39,12 @@ class DeepLift(FromBaseline):
         return phi_BCHW / len(baselines)
 
 
-class GuidedBackprop(Settings):
+class GuidedBackprop(Method):
     """Gradient with ReLUs that pass back what is positive, where they were on (Springenberg et al. 2014, arXiv:1412.6806).
 
     For comparison: like `Deconvolution` it hardly depends on the model's later layers (Adebayo et al. 2018, arXiv:1810.03292).
     """
 
-    sums_from = no_sum
     method: Literal["guided_backprop"] = "guided_backprop"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
@@ -58,10 +56,9 @@ class GuidedBackprop(Settings):
         return _gated(model, x_BCHW, score, background, by_input=True)
 
 
-class Deconvolution(Settings):
+class Deconvolution(Method):
     """Gradient with ReLUs that pass back what is positive, wherever they were on (Zeiler and Fergus 2013, arXiv:1311.2901)."""
 
-    sums_from = no_sum
     method: Literal["deconvolution"] = "deconvolution"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:

@@ -30,11 +30,6 @@ class BaselineRule(Protocol):
         ...
 
 
-@property
-def no_sum(method: object) -> None:
-    """`Attributor.sums_from` of a method whose attributions have no sum that is known beforehand."""
-
-
 class Black(Settings):
     """The least value that an input can have: a black image."""
 
@@ -158,18 +153,3 @@ class Given(Settings):
 
 Baseline = Annotated[Black | Zero | Mean | Blur | Uniform | Given | Expected, Field(discriminator="baseline")]
 BASELINES = tuple(members(Baseline).values())
-
-
-class FromBaseline(Settings):
-    """Fields of methods whose attributions sum to f(x) - f(baseline); not a method itself."""
-
-    baseline: Baseline = Field(default_factory=Black)
-    """What the input is compared with."""
-    max_relative_gap: float | None = Field(default=None, gt=0)
-    """How far a sample's sum may be from f(x) - f(baseline), as a share of that, before it is an error; None only records it.
-    A difference below 0.001 logits counts as one of 0.001."""
-
-    @property
-    def sums_from(self) -> BaselineRule:
-        """See `Attributor`."""
-        return self.baseline

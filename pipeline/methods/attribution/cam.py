@@ -13,11 +13,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.core.settings import Settings
 from pipeline.methods.attribution.background import Background
 from pipeline.methods.attribution.backward import GuidedBackprop
-from pipeline.methods.attribution.baseline import no_sum
 from pipeline.methods.attribution.layers import Flow, activation, flow
+from pipeline.methods.attribution.method import Method
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
 
@@ -50,13 +49,22 @@ def spread_sum(weighted_BDP: torch.Tensor, seen: Flow, x_BCHW: torch.Tensor, *, 
     return spread(weighted_BDP.sum(1), seen.place.grid, x_BCHW, relu=relu)
 
 
-class GradCam(Settings):
-    """Feature maps weighted by their mean gradient (Selvaraju et al. 2016, arXiv:1610.02391, eq. 1 and 2)."""
+class Cam(Method):
+    """Fields that all class activation maps share; not a method itself."""
 
-    sums_from = no_sum
-    method: Literal["grad_cam"] = "grad_cam"
     layer: LayerName = None
     relu: Rectified = True
+
+    @property
+    def is_signed(self) -> bool:
+        """Not where what is negative is set to 0."""
+        return not self.relu
+
+
+class GradCam(Cam):
+    """Feature maps weighted by their mean gradient (Selvaraju et al. 2016, arXiv:1610.02391, eq. 1 and 2)."""
+
+    method: Literal["grad_cam"] = "grad_cam"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in logits. See `Attributor` and `layers.find_place`."""
@@ -65,15 +73,12 @@ class GradCam(Settings):
         return spread_sum(weight_BD1 * seen.activation_BDP, seen, x_BCHW, relu=self.relu)
 
 
-class GradCamPlusPlus(Settings):
+class GradCamPlusPlus(Cam):
     """Feature maps weighted by their positive gradients, each by its share in the score's curvature
     (Chattopadhyay et al. 2017, arXiv:1710.11063, for the score s through exp(s)).
     """
 
-    sums_from = no_sum
     method: Literal["grad_cam_plus_plus"] = "grad_cam_plus_plus"
-    layer: LayerName = None
-    relu: Rectified = True
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W), without unit. See `Attributor` and `layers.find_place`."""
@@ -85,13 +90,10 @@ class GradCamPlusPlus(Settings):
         return spread_sum(weight_BD1 * seen.activation_BDP, seen, x_BCHW, relu=self.relu)
 
 
-class HiResCam(Settings):
+class HiResCam(Cam):
     """Feature maps times their gradients, position by position (Draelos and Carin 2020, arXiv:2011.08891)."""
 
-    sums_from = no_sum
     method: Literal["hires_cam"] = "hires_cam"
-    layer: LayerName = None
-    relu: Rectified = True
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in logits. See `Attributor` and `layers.find_place`."""
@@ -99,13 +101,10 @@ class HiResCam(Settings):
         return spread_sum(seen.gradient_BDP * seen.activation_BDP, seen, x_BCHW, relu=self.relu)
 
 
-class LayerCam(Settings):
+class LayerCam(Cam):
     """Feature maps times their positive gradients, position by position (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943)."""
 
-    sums_from = no_sum
     method: Literal["layer_cam"] = "layer_cam"
-    layer: LayerName = None
-    relu: Rectified = True
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in logits. See `Attributor` and `layers.find_place`."""
@@ -113,13 +112,10 @@ class LayerCam(Settings):
         return spread_sum(seen.gradient_BDP.relu() * seen.activation_BDP, seen, x_BCHW, relu=self.relu)
 
 
-class XGradCam(Settings):
+class XGradCam(Cam):
     """Feature maps weighted by their gradients, averaged with the activations as weights (Fu et al. 2020, arXiv:2008.02312)."""
 
-    sums_from = no_sum
     method: Literal["x_grad_cam"] = "x_grad_cam"
-    layer: LayerName = None
-    relu: Rectified = True
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in logits. See `Attributor` and `layers.find_place`."""
@@ -131,13 +127,10 @@ class XGradCam(Settings):
         return spread_sum(weight_BD1 * seen.activation_BDP, seen, x_BCHW, relu=self.relu)
 
 
-class EigenCam(Settings):
+class EigenCam(Cam):
     """Projection of the feature maps on their first right singular vector; knows no class (Muhammad and Yeasin 2020, arXiv:2008.00299)."""
 
-    sums_from = no_sum
     method: Literal["eigen_cam"] = "eigen_cam"
-    layer: LayerName = None
-    relu: Rectified = True
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in units of the activations. The score is not looked at. See `Attributor` and `layers.find_place`."""
@@ -147,13 +140,12 @@ class EigenCam(Settings):
         return spread(map_BP, place.grid, x_BCHW, relu=self.relu)
 
 
-class GuidedGradCam(Settings):
+class GuidedGradCam(Method):
     """Guided backpropagation where Grad-CAM finds evidence (Selvaraju et al. 2016, arXiv:1610.02391, sec. 3.2).
 
     For comparison: through its first factor it hardly depends on the model's later layers (Adebayo et al. 2018, arXiv:1810.03292).
     """
 
-    sums_from = no_sum
     method: Literal["guided_grad_cam"] = "guided_grad_cam"
     layer: LayerName = None
 

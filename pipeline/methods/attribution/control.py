@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pipeline.methods.attribution.background import Background, drawn_normal
-from pipeline.methods.attribution.baseline import no_sum
-from pipeline.methods.attribution.engine import BlackBoxMethod
+from pipeline.methods.attribution.method import BlackBoxMethod, UnsignedMethod
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
 
@@ -17,7 +16,6 @@ from pipeline.methods.lazy import torch
 class RandomControl(BlackBoxMethod):
     """Standard normal noise that depends on the sample's stream alone (a control as in Adebayo et al. 2018, arXiv:1810.03292)."""
 
-    sums_from = no_sum
     method: Literal["random"] = "random"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
@@ -28,7 +26,6 @@ class RandomControl(BlackBoxMethod):
 class ConstantControl(BlackBoxMethod):
     """One everywhere: where features are ranked, their order in the sample decides."""
 
-    sums_from = no_sum
     method: Literal["constant"] = "constant"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
@@ -36,10 +33,9 @@ class ConstantControl(BlackBoxMethod):
         return torch.ones_like(x_BCHW.detach())
 
 
-class InputMagnitude(BlackBoxMethod):
+class InputMagnitude(UnsignedMethod, BlackBoxMethod):
     """Size of the input values, as the model gets them: how far they are from 0, for normalised images from the mean pixel."""
 
-    sums_from = no_sum
     method: Literal["input_magnitude"] = "input_magnitude"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
@@ -47,10 +43,9 @@ class InputMagnitude(BlackBoxMethod):
         return x_BCHW.detach().abs()
 
 
-class EdgeDetector(BlackBoxMethod):
+class EdgeDetector(UnsignedMethod, BlackBoxMethod):
     """Sobel's edges of each channel, which many maps resemble that ignore the model (Adebayo et al. 2018, arXiv:1810.03292, fig. 1)."""
 
-    sums_from = no_sum
     method: Literal["edge_detector"] = "edge_detector"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:

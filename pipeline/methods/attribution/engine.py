@@ -13,6 +13,7 @@ from typing import Protocol
 from pipeline.core.settings import Settings, tag
 from pipeline.methods.attribution.background import Background
 from pipeline.methods.attribution.baseline import BaselineRule
+from pipeline.methods.attribution.method import BlackBoxMethod
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.inference import full_float32
 from pipeline.methods.lazy import torch
@@ -27,6 +28,11 @@ class Attributor(Protocol):
     @property
     def sums_from(self) -> BaselineRule | None:
         """The baseline from which a sample's attributions sum to f(x) - f(baseline); None where no sum is promised."""
+        ...
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether negative values speak against what is explained; False where maps only have sizes."""
         ...
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
@@ -45,10 +51,6 @@ class Attributor(Protocol):
             ValueError: the score is not one of this batch, or the background lacks what the method needs.
         """
         ...
-
-
-class BlackBoxMethod(Settings):
-    """Base of the methods that only call the model, so that it may be any function; it says that, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

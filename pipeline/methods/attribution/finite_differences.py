@@ -18,7 +18,7 @@ from pipeline.core.randomness import generator
 from pipeline.methods.attribution.background import Background
 from pipeline.methods.attribution.baseline import Baseline, BaselineRule, Black
 from pipeline.methods.attribution.directions import Coordinates, Directions, Drawn
-from pipeline.methods.attribution.engine import BlackBoxMethod
+from pipeline.methods.attribution.method import BlackBoxMethod
 from pipeline.methods.attribution.passes import Passes, passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
@@ -101,6 +101,11 @@ class FiniteDifferences(BlackBoxMethod):
     def sums_from(self) -> BaselineRule | None:
         """See `Attributor`. A budget and the legacy formula miss the sum, by the gap that is reported."""
         return self.baseline if self.of == "integrated_gradients" else None
+
+    @property
+    def is_signed(self) -> bool:
+        """Not those of saliency."""
+        return self.of != "saliency"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in logits, or logits a unit of x. See `Attributor`; the model's gradients are never asked for.

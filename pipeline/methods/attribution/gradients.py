@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.core.settings import Settings
 from pipeline.methods.attribution.background import Background
-from pipeline.methods.attribution.baseline import no_sum
+from pipeline.methods.attribution.method import Method, UnsignedMethod
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
 
@@ -26,10 +25,9 @@ def input_gradient(model: Forward, x_BCHW: torch.Tensor, score: Score) -> torch.
     return gradient_BCHW
 
 
-class Gradient(Settings):
+class Gradient(Method):
     """Signed gradient of the score (Baehrens et al. 2010, arXiv:0912.1128)."""
 
-    sums_from = no_sum
     method: Literal["gradient"] = "gradient"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
@@ -37,10 +35,9 @@ class Gradient(Settings):
         return input_gradient(model, x_BCHW, score)
 
 
-class Saliency(Settings):
+class Saliency(UnsignedMethod):
     """Size of the gradient of the score (Simonyan et al. 2013, arXiv:1312.6034)."""
 
-    sums_from = no_sum
     method: Literal["saliency"] = "saliency"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
@@ -48,10 +45,9 @@ class Saliency(Settings):
         return input_gradient(model, x_BCHW, score).abs()
 
 
-class InputXGradient(Settings):
+class InputXGradient(Method):
     """Input times gradient of the score (Shrikumar et al. 2016, arXiv:1605.01713); the input is the normalised one."""
 
-    sums_from = no_sum
     method: Literal["input_x_gradient"] = "input_x_gradient"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:

@@ -12,16 +12,17 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.core.randomness import SampleStreams
-from pipeline.core.settings import Settings, tag
+from pipeline.core.settings import tag
 from pipeline.methods.attribution.background import Background, drawn_normal
-from pipeline.methods.attribution.baseline import Baseline, Expected, no_sum
+from pipeline.methods.attribution.baseline import Baseline, Expected
+from pipeline.methods.attribution.method import Method, UnsignedMethod
 from pipeline.methods.attribution.passes import passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
 from pipeline.methods.sample_streams import uniform_on
 
 
-class Noisy(Settings):
+class Noisy(Method):
     """Fields that the methods below have in common, and the gradients they are made of; not a method itself."""
 
     num_samples: int = Field(default=25, ge=1)
@@ -51,7 +52,6 @@ def noise_of(streams: SampleStreams, x_BCHW: torch.Tensor, draws: slice) -> torc
 class SmoothGrad(Noisy):
     """Mean of the gradients at noisy copies (Smilkov et al. 2017, arXiv:1706.03825)."""
 
-    sums_from = no_sum
     method: Literal["smooth_grad"] = "smooth_grad"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
@@ -62,10 +62,9 @@ class SmoothGrad(Noisy):
         return sum_BCHW / self.num_samples
 
 
-class SquareGrad(Noisy):
+class SquareGrad(UnsignedMethod, Noisy):
     """Mean of the squared gradients at noisy copies (Hooker et al. 2019, arXiv:1806.10758)."""
 
-    sums_from = no_sum
     method: Literal["square_grad"] = "square_grad"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
@@ -76,10 +75,9 @@ class SquareGrad(Noisy):
         return sum_BCHW / self.num_samples
 
 
-class VarGrad(Noisy):
+class VarGrad(UnsignedMethod, Noisy):
     """Variance of the gradients at noisy copies (Adebayo et al. 2018, arXiv:1810.03307)."""
 
-    sums_from = no_sum
     method: Literal["var_grad"] = "var_grad"
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
@@ -97,11 +95,10 @@ class VarGrad(Noisy):
         return squares_BCHW / self.num_samples
 
 
-class GradientShap(Settings):
+class GradientShap(Method):
     """Gradient at random places on lines from random baselines, times the way from them; its mean over draws (Lundberg and Lee 2017,
     arXiv:1705.07874; as expected gradients, Erion et al. 2019, arXiv:1906.10670). Sums to f(x) - f(baseline) in expectation only."""
 
-    sums_from = no_sum
     method: Literal["gradient_shap"] = "gradient_shap"
     num_samples: int = Field(default=20, ge=1)
     """Draws for each sample, each of a baseline, a place on the line from it, and noise."""

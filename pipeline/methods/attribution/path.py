@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.methods.attribution.background import Background
-from pipeline.methods.attribution.baseline import FromBaseline
+from pipeline.methods.attribution.method import FromBaseline
 from pipeline.methods.attribution.passes import Passes, passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch

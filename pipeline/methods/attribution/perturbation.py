@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.methods.attribution.background import Background
-from pipeline.methods.attribution.baseline import Baseline, Black, Zero, no_sum
-from pipeline.methods.attribution.engine import BlackBoxMethod
+from pipeline.methods.attribution.baseline import Baseline, Black, Zero
 from pipeline.methods.attribution.groups import Groups, Patches, places_of
+from pipeline.methods.attribution.method import BlackBoxMethod
 from pipeline.methods.attribution.passes import passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
@@ -29,7 +29,6 @@ class Occlusion(BlackBoxMethod):
     Spread evenly over the values of the window; a value under several windows gets the mean of their shares.
     """
 
-    sums_from = no_sum
     method: Literal["occlusion"] = "occlusion"
     window: int = Field(default=4, ge=1)
     """Length of a side of the window, in pixels, time steps or features; cut off where it reaches over the end."""
@@ -70,7 +69,6 @@ class Occlusion(BlackBoxMethod):
 class FeatureAblation(BlackBoxMethod):
     """What the score loses when all values of a group are replaced, spread evenly over them."""
 
-    sums_from = no_sum
     method: Literal["feature_ablation"] = "feature_ablation"
     groups: Groups = Field(default_factory=Patches)
     """Which values are replaced together."""
@@ -132,7 +130,6 @@ class Rise(BlackBoxMethod):
     a mask. A score that is not near 0 without an input adds noise: it is best explained as log-probabilities or a difference of classes.
     """
 
-    sums_from = no_sum
     method: Literal["rise"] = "rise"
     num_masks: int = Field(default=2000, ge=1)
     """Masks a sample; published are 2,000 to 8,000."""

@@ -16,9 +16,9 @@ from pydantic import Field
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.methods.attribution.background import Background
-from pipeline.methods.attribution.baseline import Baseline, BaselineRule, Black, no_sum
-from pipeline.methods.attribution.engine import BlackBoxMethod
+from pipeline.methods.attribution.baseline import Baseline, BaselineRule, Black
 from pipeline.methods.attribution.groups import Groups, Patches
+from pipeline.methods.attribution.method import BlackBoxMethod
 from pipeline.methods.attribution.passes import Passes, passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
@@ -35,7 +35,6 @@ class Lime(BlackBoxMethod):
     over its values.
     """
 
-    sums_from = no_sum
     method: Literal["lime"] = "lime"
     groups: Groups = Field(default_factory=Patches)
     """What is there or not."""

@@ -5,17 +5,19 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.core.settings import members
+from pipeline.methods.datasets.additive import Additive
 from pipeline.methods.datasets.cifar import Cifar10, Cifar100
 from pipeline.methods.datasets.idx import Mnist
 from pipeline.methods.datasets.mnist_small import MnistSmall
 from pipeline.methods.datasets.samples import DataFileError, DatasetSettings, MissingDataError, Samples
 from pipeline.methods.datasets.shortcut import Shortcut
 
-Dataset = Annotated[MnistSmall | Mnist | Cifar10 | Cifar100 | Shortcut, Field(discriminator="dataset")]
+Dataset = Annotated[MnistSmall | Mnist | Cifar10 | Cifar100 | Shortcut | Additive, Field(discriminator="dataset")]
 DATASETS = tuple(members(Dataset).values())
 
 __all__ = [
     "DATASETS",
+    "Additive",
     "Cifar10",
     "Cifar100",
     "DataFileError",

@@ -66,7 +66,7 @@ class Cifar10(SplitSettings):
     """60,000 colour images of 10 classes, 32 x 32 (Krizhevsky 2009), from cifar-10-batches-py or cifar-10-python.tar.gz."""
 
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
-    num_classes: ClassVar[int] = 10
+    num_outputs: ClassVar[int] = 10
     side_px: ClassVar[int] = 32
     dataset: Literal["cifar10"] = "cifar10"
 
@@ -83,7 +83,7 @@ class Cifar100(SplitSettings):
     """60,000 colour images of 100 classes, 32 x 32 (Krizhevsky 2009), from cifar-100-python or cifar-100-python.tar.gz."""
 
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
-    num_classes: ClassVar[int] = 100
+    num_outputs: ClassVar[int] = 100
     side_px: ClassVar[int] = 32
     dataset: Literal["cifar100"] = "cifar100"
 
@@ -110,12 +110,12 @@ def _load(settings: Cifar10 | Cifar100, layout: Layout, root: Path) -> Samples:
             "or point ATTRAIN_DATA to the folder that holds one of them"
         )
     files = _read_files(layout, root)
-    class_names = _class_names(files[layout.names], layout, where=f"{layout.folder}/{layout.names}")
-    if len(class_names) != settings.num_classes:
-        raise DataFileError(f"{layout.folder}/{layout.names}: wanted {settings.num_classes} class names, got {len(class_names)}")
+    output_names = _class_names(files[layout.names], layout, where=f"{layout.folder}/{layout.names}")
+    if len(output_names) != settings.num_outputs:
+        raise DataFileError(f"{layout.folder}/{layout.names}: wanted {settings.num_outputs} class names, got {len(output_names)}")
     images, labels, splits, sources = [], [], [], []
     for split, names, num_kept in (("train", layout.train, settings.num_train), ("test", layout.test, settings.num_test)):
-        batches = [_read_batch(files[name], layout, where=f"{layout.folder}/{name}", num_classes=len(class_names)) for name in names]
+        batches = [_read_batch(files[name], layout, where=f"{layout.folder}/{name}", num_classes=len(output_names)) for name in names]
         labels_N = np.concatenate([labels for _, labels in batches])
         num = len(labels_N) if num_kept is None else num_kept
         rows = stratified_subset(labels_N, num, seed=settings.split_seed, purpose=f"{split} subset")
@@ -125,11 +125,11 @@ def _load(settings: Cifar10 | Cifar100, layout: Layout, root: Path) -> Samples:
         splits.append(np.full(len(rows), split))
         sources += [places[row] for row in rows]
     return Samples(
-        images_NCHW=np.concatenate(images),
+        x_NCHW=np.concatenate(images),
         labels_N=np.concatenate(labels),
         splits_N=np.concatenate(splits),
         sources_N=sources,
-        class_names=class_names,
+        output_names=output_names,
     )
 
 

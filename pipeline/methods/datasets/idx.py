@@ -25,7 +25,7 @@ class Mnist(SplitSettings):
     """70,000 handwritten digits, 28 x 28 grey (LeCun et al. 1998, doi:10.1109/5.726791), from MNIST/raw/*-ubyte[.gz]."""
 
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
-    num_classes: ClassVar[int] = 10
+    num_outputs: ClassVar[int] = 10
     side_px: ClassVar[int] = 28
     dataset: Literal["mnist"] = "mnist"
 
@@ -42,11 +42,11 @@ class Mnist(SplitSettings):
         parts = [self._split(root, split, keep) for split, keep in (("train", self.num_train), ("test", self.num_test))]
         images, labels, splits, sources = zip(*parts, strict=True)
         return Samples(
-            images_NCHW=np.concatenate(images)[:, None],
+            x_NCHW=np.concatenate(images)[:, None],
             labels_N=np.concatenate(labels).astype(np.int32),
             splits_N=np.concatenate(splits),
             sources_N=[source for part in sources for source in part],
-            class_names=tuple("0123456789"),
+            output_names=tuple("0123456789"),
         )
 
     def _split(self, root: Path, split: str, keep: int | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.str_], list[str]]:

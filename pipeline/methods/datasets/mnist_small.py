@@ -25,7 +25,7 @@ class MnistSmall(SplitSettings):
     """5,000 handwritten digits, 28 x 28 grey, embedded: nothing to download."""
 
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
-    num_classes: ClassVar[int] = 10
+    num_outputs: ClassVar[int] = 10
     side_px: ClassVar[int] = SIDE_PX
     dataset: Literal["mnist_small"] = "mnist_small"
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
@@ -45,7 +45,7 @@ class MnistSmall(SplitSettings):
 
     def load(self, root: Path) -> Samples:
         """See `DatasetSettings.load`."""
-        images_NCHW, labels_N = _read_digits()
+        x_NCHW, labels_N = _read_digits()
         test = stratified_subset(labels_N, round(self.test_fraction * len(labels_N)), seed=self.split_seed, purpose="test split")
         train = np.setdiff1d(np.arange(len(labels_N)), test)
         train, test = (
@@ -54,11 +54,11 @@ class MnistSmall(SplitSettings):
         )
         rows = np.concatenate([train, test])
         return Samples(
-            images_NCHW=images_NCHW[rows],
+            x_NCHW=x_NCHW[rows],
             labels_N=labels_N[rows],
             splits_N=np.repeat(["train", "test"], [len(train), len(test)]),
             sources_N=[f"{FILE.name}[{row}]" for row in rows],
-            class_names=tuple("0123456789"),
+            output_names=tuple("0123456789"),
         )
 
     def _keep(self, labels_N: NDArray[np.int32], rows: NDArray[np.int64], *, num_kept: int | None, split: str) -> NDArray[np.int64]:

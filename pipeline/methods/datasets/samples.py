@@ -1,16 +1,20 @@
 """What every data set gives: all its samples in memory, in one form. numpy only.
 
-N = samples, C = channels, H, W = pixels
+N = samples, C = channels, H, W = pixels, F = features, K = outputs: classes, or values to predict
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import UserError
+from pipeline.methods.tasks import Kind, Task
+
+NO_CLASS = -1
+"""Label of a sample that has no class, but values to predict."""
 
 
 class DataFileError(UserError, ValueError):
@@ -23,30 +27,47 @@ class MissingDataError(DataFileError, FileNotFoundError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """Images with what is known of each; `prepare` turns it into an index and a memory-mapped array."""
+    """Samples with what is known of each; `prepare` turns them into an index and a memory-mapped array."""
 
-    images_NCHW: NDArray[np.uint8]
+    x_NCHW: NDArray[np.uint8] | NDArray[np.float32]
+    """Images (N, C, H, W) uint8, or features (N, F) float32."""
     labels_N: NDArray[np.int32]
-    """Positions in `class_names`."""
+    """Positions in `output_names`; NO_CLASS where values are to be predicted."""
     splits_N: NDArray[np.str_]
     """'train', or the name of a test split: 'test', 'test_clean'."""
     sources_N: list[str]
     """File and position that the sample came from, such as 'train-images-idx3-ubyte[17]'."""
-    class_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    """Of the classes, or of the values."""
+    values_NK: NDArray[np.float32] | None = None
+    """The real numbers to predict; None where there are classes."""
     masks_NHW: NDArray[np.bool_] | None = None
     """Where what tells the class is known to lie in each image, nowhere in some; None where nobody knows."""
 
     def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in ("images_NCHW", "labels_N", "splits_N", "sources_N")}
+        lengths = {name: len(getattr(self, name)) for name in ("x_NCHW", "labels_N", "splits_N", "sources_N")}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"a data set needs as many images as labels, splits and sources, got {lengths}")
-        if self.images_NCHW.ndim != 4 or self.images_NCHW.dtype != np.uint8:
-            raise ValueError(f"images must be uint8 in N, C, H, W; got {self.images_NCHW.dtype} in {self.images_NCHW.shape}")
-        masks_NHW, (num, _, *size) = self.masks_NHW, self.images_NCHW.shape
+            raise ValueError(f"a data set needs as many samples as labels, splits and sources, got {lengths}")
+        x_NCHW, masks_NHW, (num, _, *size) = self.x_NCHW, self.masks_NHW, self.x_NCHW.shape
+        if (x_NCHW.dtype, x_NCHW.ndim) not in ((np.uint8, 4), (np.float32, 2)):
+            raise ValueError(f"samples must be uint8 in N, C, H, W or float32 in N, F; got {x_NCHW.dtype} in {x_NCHW.shape}")
+        if x_NCHW.dtype == np.float32 and not (finite := np.isfinite(x_NCHW)).all():
+            first = np.argwhere(~finite)[0]
+            raise DataFileError(f"{self.sources_N[first[0]]}: value {first[1:].tolist()} is not finite ({x_NCHW[tuple(first)]})")
         if masks_NHW is not None and (masks_NHW.dtype != np.bool_ or masks_NHW.shape != (num, *size)):
             raise ValueError(f"masks must be bool in N, H, W = {(num, *size)}; got {masks_NHW.dtype} in {masks_NHW.shape}")
-        if len(self) and not (self.labels_N.min() >= 0 and self.labels_N.max() < len(self.class_names)):
-            raise ValueError(f"labels must lie in [0, {len(self.class_names)}), got {self.labels_N.min()} to {self.labels_N.max()}")
+        self._check_truth()
+
+    def _check_truth(self) -> None:
+        lowest, highest = (self.labels_N.min(), self.labels_N.max()) if len(self) else (0, 0)
+        if self.values_NK is None and len(self) and not (lowest >= 0 and highest < len(self.output_names)):
+            raise ValueError(f"labels must lie in [0, {len(self.output_names)}), got {lowest} to {highest}")
+        if self.values_NK is not None:
+            wanted = (len(self), len(self.output_names))
+            if self.values_NK.dtype != np.float32 or self.values_NK.shape != wanted or not np.isfinite(self.values_NK).all():
+                raise ValueError(f"values must be finite float32 in N, K = {wanted}; got {self.values_NK.dtype} in {self.values_NK.shape}")
+            if not (self.labels_N == NO_CLASS).all():
+                raise ValueError(f"samples with values to predict have no class: wanted labels {NO_CLASS}, got {lowest} to {highest}")
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -55,13 +76,19 @@ class Samples:
 class DatasetSettings(Protocol):
     """What each member of `Dataset` does."""
 
+    kind: ClassVar[Kind]
+    """What its samples are."""
+    task: ClassVar[Task]
+    """What is asked of them."""
+    normalised_by: ClassVar[Literal["channel", "nothing"]]
+    """Whether the model gets each channel or feature with mean 0 and deviation 1, over the train split, or as it is."""
     test_splits: ClassVar[tuple[str, ...]]
     """Splits that `load` gives beside `train`."""
     has_masks: ClassVar[bool]
     """Whether the samples have masks."""
 
     @property
-    def num_classes(self) -> int:
+    def num_outputs(self) -> int:
         """K, known before anything is loaded."""
         ...
 

@@ -17,6 +17,7 @@ from pipeline.methods.datasets.cifar import Cifar10, Cifar100
 from pipeline.methods.datasets.idx import Mnist
 from pipeline.methods.datasets.mnist_small import MnistSmall
 from pipeline.methods.datasets.samples import Samples
+from pipeline.methods.tasks import Kind, Task
 
 
 class Shortcut(Settings):
@@ -27,6 +28,9 @@ class Shortcut(Settings):
     """
 
     test_splits: ClassVar[tuple[str, ...]] = ("test", "test_clean")
+    kind: ClassVar[Kind] = "image"
+    task: ClassVar[Task] = "classes"
+    normalised_by: ClassVar[Literal["channel", "nothing"]] = "channel"
     has_masks: ClassVar[bool] = True
     dataset: Literal["shortcut"] = "shortcut"
     base: Annotated[MnistSmall | Mnist | Cifar10 | Cifar100, Field(discriminator="dataset")] = Field(default_factory=MnistSmall)
@@ -42,13 +46,13 @@ class Shortcut(Settings):
 
     @model_validator(mode="after")
     def _check_size(self) -> "Shortcut":
-        patch_corners(self.num_classes, size_px=self.size_px, height=self.base.side_px, width=self.base.side_px)
+        patch_corners(self.num_outputs, size_px=self.size_px, height=self.base.side_px, width=self.base.side_px)
         return self
 
     @property
-    def num_classes(self) -> int:
+    def num_outputs(self) -> int:
         """Those of the base."""
-        return self.base.num_classes
+        return self.base.num_outputs
 
     @property
     def folds(self) -> int:
@@ -74,16 +78,16 @@ class Shortcut(Settings):
         clean = self.base.load(root)
         places_N = self._places(clean)
         patched_N = np.ones(len(clean), dtype=bool) if self.train_patch else clean.splits_N != "train"
-        height, width = clean.images_NCHW.shape[2:]
+        height, width = clean.x_NCHW.shape[2:]
         masks_NHW = np.zeros((len(clean), height, width), dtype=bool)
-        corners_K2 = patch_corners(len(clean.class_names), size_px=self.size_px, height=height, width=width)
+        corners_K2 = patch_corners(len(clean.output_names), size_px=self.size_px, height=height, width=width)
         for place, (top, left) in enumerate(corners_K2):
             masks_NHW[patched_N & (places_N == place), top : top + self.size_px, left : left + self.size_px] = True
-        images_NCHW = np.where(masks_NHW[:, None], np.uint8(self.brightness), clean.images_NCHW)
+        x_NCHW = np.where(masks_NHW[:, None], np.uint8(self.brightness), clean.x_NCHW)
         test = np.flatnonzero(clean.splits_N == "test")
         return replace(
             clean,
-            images_NCHW=np.concatenate([images_NCHW, clean.images_NCHW[test]]),
+            x_NCHW=np.concatenate([x_NCHW, clean.x_NCHW[test]]),
             masks_NHW=np.concatenate([masks_NHW, np.zeros_like(masks_NHW[test])]),
             labels_N=np.concatenate([clean.labels_N, clean.labels_N[test]]),
             splits_N=np.concatenate([clean.splits_N, np.full(len(test), "test_clean")]),
@@ -95,11 +99,11 @@ class Shortcut(Settings):
 
         Drawn for the sample's source, whatever else is there: test images are the same for any num_train.
         """
-        num_classes = len(clean.class_names)
+        num_outputs = len(clean.output_names)
         ids_N = np.array([stream_key(0, source) % 2**63 for source in clean.sources_N], dtype=np.int64)
         streams = SampleStreams(sample_ids_B=ids_N, seed=self.split_seed, purpose="shortcut")
         place_N, rank_N = streams.uniform(2).T
-        places_N = (place_N * num_classes).astype(np.int64)
+        places_N = (place_N * num_outputs).astype(np.int64)
         train = np.flatnonzero(clean.splits_N == "train")
         # Those that draw the lowest numbers, so that the share is exact.
         telling = train[np.argsort(rank_N[train], kind="stable")[: round(self.share * len(train))]]

@@ -3,7 +3,7 @@
 N = samples
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,16 @@ from pydantic import Field, model_validator
 
 from pipeline.core.randomness import generator
 from pipeline.core.settings import Settings, SettingsError
+from pipeline.methods.tasks import Kind, Task
 
 
-class SplitSettings(Settings):
-    """The fields that all data sets with a train and a test split share."""
+class FoldSettings(Settings):
+    """The fields that all data sets share: what is held out of the train split."""
 
+    kind: ClassVar[Kind] = "image"
+    task: ClassVar[Task] = "classes"
+    normalised_by: ClassVar[Literal["channel", "nothing"]] = "channel"
     has_masks: ClassVar[bool] = False
-    num_train: int | None = Field(default=None, ge=1)
-    """Images kept of the train split, in equal shares of each class; None keeps all."""
-    num_test: int | None = Field(default=None, ge=1)
-    """Images kept of the test split, in equal shares of each class; None keeps all."""
     folds: int = Field(default=5, ge=1)
     """Parts that the train split is cut into; one of them is held out for validation. 1 holds none out."""
     fold: int = Field(default=0, ge=0)
@@ -29,9 +29,22 @@ class SplitSettings(Settings):
     """Seed of the folds and of every choice of samples; apart from the run's seed, so that runs share their data."""
 
     @model_validator(mode="after")
-    def _check_fold(self) -> "SplitSettings":
+    def _check_fold(self) -> "FoldSettings":
         if self.fold >= self.folds:
             raise ValueError(f"fold ({self.fold}) must be less than folds ({self.folds})")
+        return self
+
+
+class SplitSettings(FoldSettings):
+    """The fields of data sets that come with a train and a test split, of which parts can be taken."""
+
+    num_train: int | None = Field(default=None, ge=1)
+    """Samples kept of the train split, in equal shares of each class; None keeps all."""
+    num_test: int | None = Field(default=None, ge=1)
+    """Samples kept of the test split, in equal shares of each class; None keeps all."""
+
+    @model_validator(mode="after")
+    def _check_num_train(self) -> "SplitSettings":
         if self.num_train is not None and self.num_train < self.folds:
             raise ValueError(f"{self.folds} folds need at least as many training samples, got num_train {self.num_train}; set folds lower")
         return self

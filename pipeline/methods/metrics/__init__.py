@@ -1,23 +1,23 @@
 """Metrics: what is said about a model, and about its explanations, in numbers.
 
-A metric is written in one place: a settings class that can be called (see `ClassificationMetric` and, of explanations, `QualityMetric`),
-named in a union below.
+A metric is written in one place: a settings class that can be called (see `ClassificationMetric`, `RegressionMetric` and, of
+explanations, `QualityMetric`), named in a union below.
 
-N = samples, K = classes
+N = samples, K = outputs
 """
 
 from collections import Counter
 from typing import Annotated, Any
 
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.core.settings import Settings, members
-from pipeline.methods.metrics.agreement import AgreementMetric
+from pipeline.methods.metrics.agreement import Agreement, AgreementMetric
 from pipeline.methods.metrics.classification import (
     Accuracy,
     Classification,
     Ece,
-    Labels,
     MacroF1,
     Nll,
     Probabilities,
@@ -27,11 +27,14 @@ from pipeline.methods.metrics.classification import (
 from pipeline.methods.metrics.explained import Explained, measure
 from pipeline.methods.metrics.faithfulness import FaithfulnessMetric
 from pipeline.methods.metrics.localisation import LocalisationMetric
+from pipeline.methods.metrics.regression import R2, Mae, Regression, Rmse
 from pipeline.methods.metrics.removal import RemovalMetric
 from pipeline.methods.metrics.robustness import RobustnessMetric
+from pipeline.methods.metrics.truth import KnownTruth
+from pipeline.methods.tasks import Task
 
 AnyQuality = AgreementMetric | FaithfulnessMetric | RemovalMetric | RobustnessMetric | LocalisationMetric
-Metric = Annotated[Classification | AnyQuality, Field(discriminator="metric")]
+Metric = Annotated[Classification | Regression | AnyQuality, Field(discriminator="metric")]
 METRICS = tuple(members(Metric).values())
 QUALITY_METRICS = tuple(members(AnyQuality).values())
 
@@ -47,7 +50,7 @@ class Evaluation(Settings):
     metrics: tuple[Annotated[Metric, BeforeValidator(_written_out)], ...] = Field(
         default=(Accuracy(), TopK(), MacroF1(), Nll(), Ece()), min_length=1
     )
-    """Names of metrics, or mappings with their settings; one result column each for every split."""
+    """Names of metrics, or mappings with their settings; one result column each for every split. The defaults are for classes."""
     num_explained: int | None = Field(default=500, ge=1)
     """Samples of each split that metrics of explanations look at; None takes all, as does a split that has no more."""
     subset_seed: int = Field(default=0, ge=0)
@@ -71,25 +74,44 @@ class Evaluation(Settings):
         """The metrics of explanations."""
         return tuple(metric for metric in self.metrics if isinstance(metric, AnyQuality))
 
-    def __call__(self, probabilities_NK: Probabilities, label_N: Labels) -> dict[str, float]:
+    def misfits(self, task: Task) -> tuple[str, ...]:
+        """The metrics of predictions that are made for another task."""
+        if task == "classes":
+            return tuple(metric.column for metric in self.metrics if isinstance(metric, Regression))
+        return tuple(metric.column for metric in self.metrics if isinstance(metric, Classification) or self._needs_classes(metric))
+
+    @staticmethod
+    def _needs_classes(metric: Metric) -> bool:
+        return isinstance(metric, AnyQuality) and metric.needs_classes
+
+    def __call__(self, predicted_NK: Probabilities, truth_N: NDArray[Any]) -> dict[str, float]:
         """{column: value} of the metrics of predictions, in the order of `metrics`.
 
+        Args:
+            predicted_NK: probabilities of the classes, or values.
+            truth_N: classes (N,), or values (N, K).
+
         Raises:
-            ValueError: probabilities and labels do not fit, or hold no sample.
+            ValueError: predictions and truth do not fit, or hold no sample.
         """
-        return {metric.column: metric(probabilities_NK, label_N) for metric in self.metrics if isinstance(metric, Classification)}
+        return {metric.column: metric(predicted_NK, truth_N) for metric in self.metrics if isinstance(metric, Classification | Regression)}
 
 
 __all__ = [
     "METRICS",
     "QUALITY_METRICS",
+    "R2",
     "Accuracy",
+    "Agreement",
     "Ece",
     "Evaluation",
     "Explained",
+    "KnownTruth",
     "MacroF1",
+    "Mae",
     "Metric",
     "Nll",
+    "Rmse",
     "TopK",
     "confusion_KK",
     "measure",

@@ -5,7 +5,7 @@ B = batch, F = all values of one sample. Below a is the reference's map and q th
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,15 +13,19 @@ from pipeline.methods.attribution import Attribution, Gradient
 from pipeline.methods.lazy import torch
 from pipeline.methods.metrics.explained import Explained, constant, places_in_order, undefined_where
 from pipeline.methods.metrics.quality import Quality
+from pipeline.methods.metrics.truth import KnownTruth
 
 
 class Agreement(Quality):
     """Fields that the metrics below share; not a metric itself."""
 
-    reference: Attribution = Field(default_factory=Gradient)
-    """The method that the attributions are held against. Where both draw numbers, they draw different ones."""
+    reference: Annotated[Attribution | KnownTruth, Field(discriminator="method")] = Field(default_factory=Gradient)
+    """What the attributions are held against: a method, or `truth` where it is known (data set additive). Where both draw numbers, they
+    draw different ones."""
     of: Literal["signed", "absolute"] = "signed"
     """Whether the maps are compared as they are, or their sizes: a map without signs, as that of saliency, only compares in size."""
+    mixed_signs: bool = False
+    """Compares a map with signs and one without as if both had them, as the predecessor's tables do; otherwise that is refused."""
 
     def maps(self, explained: Explained) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, F) map of the reference, and that of the method."""

@@ -110,6 +110,8 @@ class QualityMetric(Protocol):
 
     needs_mask: ClassVar[bool]
     """Whether it can only be computed where masks say where the evidence lies."""
+    needs_classes: ClassVar[bool]
+    """Whether it looks at predicted classes or their probabilities."""
 
     @property
     def column(self) -> str:

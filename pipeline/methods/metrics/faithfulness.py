@@ -7,7 +7,7 @@ S = shares, K = classes. Inputs (B, C, T) and (B, F) work the same way where no 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,7 @@ class CompletenessError(Quality):
 class PixelSteps(Quality):
     """Fields that deletion and insertion share; not a metric itself."""
 
+    needs_classes: ClassVar[bool] = True
     step_fraction: float | None = Field(default=None, gt=0, le=1)
     """Share of the positions that each step takes, in (0, 1]; at least one is. None takes as many as an image row has, or one."""
 

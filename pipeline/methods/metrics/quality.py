@@ -15,6 +15,7 @@ class Quality(Column):
     """A metric of one number a sample; not a metric itself."""
 
     needs_mask: ClassVar[bool] = False
+    needs_classes: ClassVar[bool] = False
 
     @property
     def points(self) -> tuple[float, ...]:

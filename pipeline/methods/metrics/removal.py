@@ -6,7 +6,7 @@ B = batch, C = channels, H, W = pixels, P = positions of one sample, N = samples
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,7 @@ def _scores(explained: Explained, order: Order) -> torch.Tensor:
 class RemovalCurve(Quality):
     """Accuracy of the model as it is while positions are replaced, most or least attributed or random ones first: its mean over shares."""
 
+    needs_classes: ClassVar[bool] = True
     metric: Literal["removal_curve"] = "removal_curve"
     order: Order = "most"
     """Which positions go first; `random` draws them from each sample's stream, the control of both others."""

@@ -1,15 +1,17 @@
 """Networks to choose from: settings that build a module. torch is imported when the first one is built.
 
-C = channels, H, W = pixels, K = classes
+C = channels, H, W = pixels, K = outputs: classes, or values
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 
 from pipeline.core.settings import Settings, members
+from pipeline.methods.additive import Effect
+from pipeline.methods.tasks import Kind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,12 +22,15 @@ Width = Annotated[int, Field(ge=1)]
 class ModelSettings(Protocol):
     """What each member of `Model` does."""
 
-    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """A fresh network (B, C, H, W) -> logits (B, K); its initial weights are drawn from torch's generator as it stands.
+    kinds: ClassVar[tuple[Kind, ...]]
+    """The samples that it takes."""
+
+    def build(self, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+        """A fresh network (B, C, H, W) -> outputs (B, K); its initial weights are drawn from torch's generator as it stands.
 
         Args:
-            input_shape: (C, H, W) of one sample.
-            num_classes: K.
+            input_shape: (C, H, W) of one image, (F,) of features.
+            num_outputs: K.
 
         Raises:
             ValueError: the images are too small for the network.
@@ -33,7 +38,13 @@ class ModelSettings(Protocol):
         ...
 
 
-class SmallCnn(Settings):
+class ImageModel(Settings):
+    """What networks for images have in common; not a model itself."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("image",)
+
+
+class SmallCnn(ImageModel):
     """Twice convolution 3x3, ReLU, maximum over 2x2; then linear, ReLU, linear.
 
     Nothing in it mixes the samples of a batch (no batch normalisation), so that any number of ranks learns the same weights.
@@ -45,28 +56,46 @@ class SmallCnn(Settings):
     hidden: Width = 64
     """Units between the two linear layers."""
 
-    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    def build(self, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         """See `ModelSettings.build`."""
         from pipeline.methods.models.cnn import ConvNet
 
-        return ConvNet(input_shape, channels=self.channels, hidden=self.hidden, num_classes=num_classes)
+        return ConvNet(input_shape, channels=self.channels, hidden=self.hidden, num_outputs=num_outputs)
 
 
 class Mlp(Settings):
-    """Linear layers on the flattened image, with ReLU between them."""
+    """Linear layers on the flattened sample, with ReLU between them."""
 
+    kinds: ClassVar[tuple[Kind, ...]] = ("image", "features")
     model: Literal["mlp"] = "mlp"
     hidden: tuple[Width, ...] = Field(default=(128,), strict=False)
-    """Units of each layer before the last; empty for a linear classifier."""
+    """Units of each layer before the last; empty for a linear model."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the units that is left out at random in training, after each ReLU."""
 
-    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    def build(self, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         """See `ModelSettings.build`."""
         from pipeline.methods.models.mlp import Perceptron
 
-        return Perceptron(input_shape, hidden=self.hidden, num_classes=num_classes)
+        return Perceptron(input_shape, hidden=self.hidden, dropout=self.dropout, num_outputs=num_outputs)
 
 
-class CifarCnn(Settings):
+class Oracle(Settings):
+    """The function that data set `additive` is drawn from, without the noise; it has nothing to train."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("features",)
+    model: Literal["oracle"] = "oracle"
+    effect: Effect = "nonlinear"
+    """That of the data set."""
+
+    def build(self, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+        """See `ModelSettings.build`."""
+        from pipeline.methods.models.additive import AdditiveFunction
+
+        return AdditiveFunction(input_shape, effect=self.effect, num_outputs=num_outputs)
+
+
+class CifarCnn(ImageModel):
     """Twice convolution 3x3 with 32 maps, ReLU; maximum over 2x2; convolution with 64 maps, ReLU, maximum; 256 hidden units.
 
     For images of 32 x 32 pixels the network whose gradients the predecessor approximated; other sizes change the first linear layer.
@@ -74,14 +103,14 @@ class CifarCnn(Settings):
 
     model: Literal["cifar_cnn"] = "cifar_cnn"
 
-    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    def build(self, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         """See `ModelSettings.build`."""
         from pipeline.methods.models.cnn import CifarConvNet
 
-        return CifarConvNet(input_shape, num_classes=num_classes)
+        return CifarConvNet(input_shape, num_outputs=num_outputs)
 
 
-class ResNet20(Settings):
+class ResNet20(ImageModel):
     """ResNet for small images, 20 layers, shortcuts without weights (He et al. 2015, arXiv:1512.03385, sec. 4.2).
 
     Like all ResNets here it has batch normalisation, whose statistics in training are those of the global batch, on any number of ranks.
@@ -89,35 +118,35 @@ class ResNet20(Settings):
 
     model: Literal["resnet20"] = "resnet20"
 
-    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    def build(self, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         """See `ModelSettings.build`."""
         from pipeline.methods.models.resnet import CifarResNet
 
-        return CifarResNet(input_shape, blocks_per_stage=3, num_classes=num_classes)
+        return CifarResNet(input_shape, blocks_per_stage=3, num_outputs=num_outputs)
 
 
-class ResNet32(Settings):
+class ResNet32(ImageModel):
     """ResNet for small images, 32 layers. See `ResNet20`."""
 
     model: Literal["resnet32"] = "resnet32"
 
-    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    def build(self, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         """See `ModelSettings.build`."""
         from pipeline.methods.models.resnet import CifarResNet
 
-        return CifarResNet(input_shape, blocks_per_stage=5, num_classes=num_classes)
+        return CifarResNet(input_shape, blocks_per_stage=5, num_outputs=num_outputs)
 
 
-class ResNet56(Settings):
+class ResNet56(ImageModel):
     """ResNet for small images, 56 layers. See `ResNet20`."""
 
     model: Literal["resnet56"] = "resnet56"
 
-    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    def build(self, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         """See `ModelSettings.build`."""
         from pipeline.methods.models.resnet import CifarResNet
 
-        return CifarResNet(input_shape, blocks_per_stage=9, num_classes=num_classes)
+        return CifarResNet(input_shape, blocks_per_stage=9, num_outputs=num_outputs)
 
 
 Stem = Annotated[
@@ -126,46 +155,46 @@ Stem = Annotated[
 ]
 
 
-class ResNet18(Settings):
+class ResNet18(ImageModel):
     """torchvision's ResNet of 18 layers, with fresh weights. On batch normalisation see `ResNet20`."""
 
     model: Literal["resnet18"] = "resnet18"
     stem: Stem = "imagenet"
 
-    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    def build(self, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         """See `ModelSettings.build`."""
         from pipeline.methods.models.resnet import torchvision_resnet
 
-        return torchvision_resnet(self.model, input_shape, stem=self.stem, num_classes=num_classes)
+        return torchvision_resnet(self.model, input_shape, stem=self.stem, num_outputs=num_outputs)
 
 
-class ResNet34(Settings):
+class ResNet34(ImageModel):
     """torchvision's ResNet of 34 layers, with fresh weights. On batch normalisation see `ResNet20`."""
 
     model: Literal["resnet34"] = "resnet34"
     stem: Stem = "imagenet"
 
-    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    def build(self, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         """See `ModelSettings.build`."""
         from pipeline.methods.models.resnet import torchvision_resnet
 
-        return torchvision_resnet(self.model, input_shape, stem=self.stem, num_classes=num_classes)
+        return torchvision_resnet(self.model, input_shape, stem=self.stem, num_outputs=num_outputs)
 
 
-class ResNet50(Settings):
+class ResNet50(ImageModel):
     """torchvision's ResNet of 50 layers, with fresh weights. On batch normalisation see `ResNet20`."""
 
     model: Literal["resnet50"] = "resnet50"
     stem: Stem = "imagenet"
 
-    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    def build(self, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         """See `ModelSettings.build`."""
         from pipeline.methods.models.resnet import torchvision_resnet
 
-        return torchvision_resnet(self.model, input_shape, stem=self.stem, num_classes=num_classes)
+        return torchvision_resnet(self.model, input_shape, stem=self.stem, num_outputs=num_outputs)
 
 
-class Vit(Settings):
+class Vit(ImageModel):
     """torchvision's vision transformer with a class token, with fresh weights (Dosovitskiy et al. 2020, arXiv:2010.11929).
 
     Its image size is that of the data. The defaults are for small images on a CPU.
@@ -189,7 +218,7 @@ class Vit(Settings):
             raise ValueError(f"width ({self.width}) must be a multiple of num_heads ({self.num_heads})")
         return self
 
-    def build(self, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    def build(self, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
         """See `ModelSettings.build`."""
         from pipeline.methods.models.vit import vision_transformer
 
@@ -200,11 +229,11 @@ class Vit(Settings):
             num_heads=self.num_heads,
             width=self.width,
             mlp_width=self.mlp_width,
-            num_classes=num_classes,
+            num_outputs=num_outputs,
         )
 
 
 Model = Annotated[
-    SmallCnn | Mlp | CifarCnn | ResNet20 | ResNet32 | ResNet56 | ResNet18 | ResNet34 | ResNet50 | Vit, Field(discriminator="model")
+    SmallCnn | Mlp | Oracle | CifarCnn | ResNet20 | ResNet32 | ResNet56 | ResNet18 | ResNet34 | ResNet50 | Vit, Field(discriminator="model")
 ]
 MODELS = tuple(members(Model).values())

@@ -1,6 +1,6 @@
 """The convolutional networks of `SmallCnn` and `CifarCnn`.
 
-B = batch, C = channels, D = feature maps, H, W = pixels, h, w = pixels after pooling, K = classes
+B = batch, C = channels, D = feature maps, H, W = pixels, h, w = pixels after pooling, K = outputs
 """
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from pipeline.core.settings import SettingsError
 class ConvNet(nn.Module):
     """`features` keeps the image plane, for methods that explain its last maps; `classifier` turns it into logits."""
 
-    def __init__(self, input_shape: tuple[int, int, int], *, channels: tuple[int, int], hidden: int, num_classes: int) -> None:
+    def __init__(self, input_shape: tuple[int, ...], *, channels: tuple[int, int], hidden: int, num_outputs: int) -> None:
         super().__init__()
         num_channels, height, width = input_shape
         if min(height, width) < 4:
@@ -29,7 +29,7 @@ class ConvNet(nn.Module):
             nn.Flatten(),
             nn.Linear(second * (height // 4) * (width // 4), hidden),
             nn.ReLU(),
-            nn.Linear(hidden, num_classes),
+            nn.Linear(hidden, num_outputs),
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class ConvNet(nn.Module):
 class CifarConvNet(nn.Module):
     """The network of `CifarCnn`; `features` keeps the image plane."""
 
-    def __init__(self, input_shape: tuple[int, int, int], *, num_classes: int) -> None:
+    def __init__(self, input_shape: tuple[int, ...], *, num_outputs: int) -> None:
         super().__init__()
         num_channels, height, width = input_shape
         if min(height, width) < 4:
@@ -60,7 +60,7 @@ class CifarConvNet(nn.Module):
             nn.Flatten(),
             nn.Linear(64 * (height // 4) * (width // 4), 256),
             nn.ReLU(),
-            nn.Linear(256, num_classes),
+            nn.Linear(256, num_outputs),
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Residual networks: the small ones of the CIFAR experiments, and torchvision's.
 
-B = batch, C = channels, D = feature maps, H, W = pixels, h, w = pixels after strides, K = classes
+B = batch, C = channels, D = feature maps, H, W = pixels, h, w = pixels after strides, K = outputs
 """
 
 from typing import Literal
@@ -40,13 +40,13 @@ class CifarResNet(nn.Module):
     Parameter names are those of the weights that are published for CIFAR-10, such as resnet20-12fca82f.th.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], *, blocks_per_stage: int, num_classes: int) -> None:
+    def __init__(self, input_shape: tuple[int, ...], *, blocks_per_stage: int, num_outputs: int) -> None:
         super().__init__()
         self.conv1, self.bn1, self.relu = _convolution(input_shape[0], 16), nn.BatchNorm2d(16), nn.ReLU()
         self.layer1 = _stage(16, 16, num_blocks=blocks_per_stage, stride=1)
         self.layer2 = _stage(16, 32, num_blocks=blocks_per_stage, stride=2)
         self.layer3 = _stage(32, 64, num_blocks=blocks_per_stage, stride=2)
-        self.linear = nn.Linear(64, num_classes)
+        self.linear = nn.Linear(64, num_outputs)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -65,16 +65,16 @@ def _stage(before: int, after: int, *, num_blocks: int, stride: int) -> nn.Seque
 
 def torchvision_resnet(
     name: Literal["resnet18", "resnet34", "resnet50"],
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     *,
     stem: Literal["imagenet", "cifar"],
-    num_classes: int,
+    num_outputs: int,
 ) -> nn.Module:
     """torchvision's network of this name for images of any number of channels; the stem is as `Stem` says."""
     from pipeline.methods.vision import torchvision
 
     models = {"resnet18": torchvision.models.resnet18, "resnet34": torchvision.models.resnet34, "resnet50": torchvision.models.resnet50}
-    network = models[name](weights=None, num_classes=num_classes)
+    network = models[name](weights=None, num_classes=num_outputs)
     if stem == "cifar":
         network.conv1 = _convolution(input_shape[0], 64)
         network.register_module("maxpool", nn.Identity())

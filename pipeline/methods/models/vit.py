@@ -9,7 +9,7 @@ from pipeline.core.settings import SettingsError
 
 
 def vision_transformer(
-    input_shape: tuple[int, int, int], *, patch_px: int, num_layers: int, num_heads: int, width: int, mlp_width: int, num_classes: int
+    input_shape: tuple[int, ...], *, patch_px: int, num_layers: int, num_heads: int, width: int, mlp_width: int, num_outputs: int
 ) -> nn.Module:
     """The network of `Vit`, (B, C, H, W) -> logits (B, K). Its last layer starts at 0, as torchvision's does.
 
@@ -30,7 +30,7 @@ def vision_transformer(
         num_heads=num_heads,
         hidden_dim=width,
         mlp_dim=mlp_width,
-        num_classes=num_classes,
+        num_classes=num_outputs,
     )
     # torchvision's takes three channels only.
     patches = nn.Conv2d(num_channels, width, kernel_size=patch_px, stride=patch_px)

@@ -1,6 +1,6 @@
 """The training loop: the same steps on any number of ranks, and the same weights after any number of interruptions.
 
-B = batch (this rank's part), C = channels, H, W = pixels, K = classes
+B = batch (this rank's part), C = channels, H, W = pixels, K = outputs
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.randomness import stream_key
 from pipeline.core.settings import SettingsError
-from pipeline.methods.inference import judged
+from pipeline.methods.inference import judged, loss_of
 from pipeline.methods.lazy import torch
 from pipeline.methods.training.checkpoint import Saver, newest, read
-from pipeline.methods.training.data import ImageSet
+from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.ddp import announce_batch, barrier, broadcast_text, sum_over_ranks, wrapped
 from pipeline.methods.training.scalars import Scalars, scalars
 from pipeline.methods.training.schedule import epoch_order, learning_rate_at
@@ -51,24 +51,24 @@ class TrainingResult:
     """Optimizer steps, with those that were skipped."""
     num_skipped_steps: int
     """Steps that left the weights alone because a gradient of the scaled loss was not finite; above 0 with float16 only."""
-    final_loss: float
-    """Mean training loss of the last epoch, in nats."""
+    final_loss: float | None
+    """Mean training loss of the last epoch, in nats; of values, squared. None where there was nothing to train."""
     epochs_run: int
     history: list[dict[str, float]]
-    """One row an epoch: epoch, step, samples_seen, learning_rate, loss and, with validation data, validation_loss and
-    validation_accuracy. No times: equal runs have equal histories."""
+    """One row an epoch: epoch, step, samples_seen, learning_rate, loss and, with validation data, validation_loss and, of
+    classes, validation_accuracy. No times: equal runs have equal histories."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
     """What does not change while training goes on."""
 
-    data: ImageSet
+    data: SampleSet
     settings: Training
     seed: int
     round: int
     context: Context
-    validation: ImageSet | None
+    validation: SampleSet | None
     num_extra: int
 
     @property
@@ -99,16 +99,16 @@ class _Job:
 
 def train(
     model: nn.Module,
-    data: ImageSet,
+    data: SampleSet,
     settings: Training,
     *,
     seed: int,
     round: int,
     context: Context,
-    validation: ImageSet | None = None,
+    validation: SampleSet | None = None,
     num_extra: int = 0,
 ) -> TrainingResult:
-    """Train the model in place by cross-entropy; it ends on the context's device, in eval mode.
+    """Train the model in place, by cross-entropy or, on values, by the squared error; it ends on the context's device, in eval mode.
 
     Starts from the newest checkpoint of this and earlier attempts, where there is one. A resumed run equals an undisturbed
     one, on one CPU rank bit for bit. Several ranks give the weights of one up to the rounding of `precision` (float32: 1e-5
@@ -116,21 +116,24 @@ def train(
     within a rank; batch normalisation takes its statistics over all ranks.
 
     Args:
-        model: (B, C, H, W) -> logits (B, K); with its initial weights.
-        data: training images.
+        model: (B, C, H, W) -> outputs (B, K); with its initial weights. Without any that can be trained it is left as it is.
+        data: training samples.
         settings: how to train.
         seed: decides sample order and dropout, together with the round.
         round: 0 for pretraining, then the number of the retraining.
         context: ranks, device, checkpoint folders, stop flag. With several ranks the process group is up.
-        validation: images for the validation columns of the history and for early stopping.
+        validation: samples for the validation columns of the history and for early stopping.
         num_extra: samples drawn a second time each epoch, for as many steps as training on that many more.
 
     Raises:
         StopRequested: a rank was asked to stop; the checkpoint is written.
         NonFiniteLossError: a loss, a weight or the gradients of many steps became infinite or not a number; on every rank.
-        SettingsError: there are no training images, or early stopping has no validation data.
+        SettingsError: there are no training samples, or early stopping has no validation data.
     """
     _check(data, settings, validation=validation)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        model.to(context.device).eval()
+        return TrainingResult(samples_seen=0, num_steps=0, num_skipped_steps=0, final_loss=None, epochs_run=0, history=[])
     job = _Job(data=data, settings=settings, seed=seed, round=round, context=context, validation=validation, num_extra=num_extra)
     state = TrainingState.start(model, settings, device=context.device)
     _restore(state, context)
@@ -139,9 +142,9 @@ def train(
     return _end(job, state)
 
 
-def _check(data: ImageSet, settings: Training, *, validation: ImageSet | None) -> None:
+def _check(data: SampleSet, settings: Training, *, validation: SampleSet | None) -> None:
     if len(data) == 0:
-        raise SettingsError("there are no training images; check the data set's num_train and folds")
+        raise SettingsError("there are no training samples; check the data set's num_train and folds")
     if settings.early_stop_epochs is not None and not validation:
         raise SettingsError("early_stop_epochs needs validation data; set data.folds to 2 or more, or leave early_stop_epochs out")
 
@@ -237,12 +240,12 @@ def _loss_share(job: _Job, forward: nn.Module, batch: NDArray[np.int64]) -> torc
     part = batch[job.context.ranks.span(len(batch))]
     # A rank without a part takes the first sample with weight 0: gradients travel only if every rank runs backward.
     positions, weight = (part, 1.0) if len(part) else (batch[:1], 0.0)
-    x_BCHW, target_B = job.data.batch(positions, device=job.context.device)
+    x_BCHW, truth = job.data.batch(positions, device=job.context.device)
     announce_batch(forward, job.context.ranks, num_samples=len(batch), counts=len(part) > 0)
     with _autocast(job):
-        logits_BK = forward(x_BCHW)
+        outputs_BK = forward(x_BCHW)
     smoothing = job.settings.label_smoothing
-    loss_sum = torch.nn.functional.cross_entropy(logits_BK.float(), target_B, label_smoothing=smoothing, reduction="sum")
+    loss_sum = loss_of(outputs_BK.float(), truth, job.data.task, label_smoothing=smoothing, reduction="sum")
     return loss_sum * (weight / len(batch))
 
 
@@ -272,22 +275,23 @@ def _end_epoch(job: _Job, state: TrainingState) -> None:
     state.loss_sum = 0.0
 
 
-def _validate(job: _Job, state: TrainingState, validation: ImageSet) -> dict[str, float]:
-    """Mean loss in nats and accuracy over the validation images, with the weights that training would end with now."""
+def _validate(job: _Job, state: TrainingState, validation: SampleSet) -> dict[str, float]:
+    """Mean loss over the validation samples and, of classes, accuracy, with the weights that training would end with now."""
     context = job.context
     mine = np.arange(len(validation))[context.ranks.span(len(validation))]
     loss_sum, num_right = 0.0, 0
     forward = partial(torch.func.functional_call, state.model, state.average or {})
     state.model.eval()
     for start in range(0, len(mine), context.batch_size):
-        x_BCHW, target_B = validation.batch(mine[start : start + context.batch_size], device=context.device)
+        x_BCHW, truth = validation.batch(mine[start : start + context.batch_size], device=context.device)
         with _autocast(job):
-            logits_BK, loss_B = judged(forward, x_BCHW, target_B, dtype=torch.float32)
+            outputs_BK, loss_B = judged(forward, x_BCHW, truth, task=validation.task, dtype=torch.float32)
         loss_sum += loss_B.double().sum().item()
-        num_right += int((logits_BK.argmax(dim=1) == target_B).sum())
+        num_right += int((outputs_BK.argmax(dim=1) == truth).sum()) if validation.task == "classes" else 0
     state.model.train()
     loss, right = sum_over_ranks([loss_sum, num_right], context.ranks)
-    return {"validation_loss": loss / len(validation), "validation_accuracy": right / len(validation)}
+    found = {"validation_loss": loss / len(validation)}
+    return found | {"validation_accuracy": right / len(validation)} if validation.task == "classes" else found
 
 
 def _patience_is_over(job: _Job, state: TrainingState) -> bool:

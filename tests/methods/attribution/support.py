@@ -96,7 +96,7 @@ class TinyVit(nn.Module):
         torch.manual_seed(0)
         self.pixels = nn.Sequential(Restless(), nn.BatchNorm2d(image[0]))
         settings = Vit(patch_px=patch_px, num_layers=num_layers, num_heads=2, width=6, mlp_width=5)
-        self.transformer = settings.build(input_shape=image, num_classes=CLASSES)
+        self.transformer = settings.build(input_shape=image, num_outputs=CLASSES)
         for part in self.transformer.modules():
             if isinstance(part, nn.Dropout):
                 part.p = 0.5

@@ -15,8 +15,8 @@ from sklearn.linear_model import LogisticRegression
 import pipeline
 from pipeline.methods.attribution import ATTRIBUTIONS, FiniteDifferences, Gradient, Score, attribute
 from pipeline.methods.attribution.black_box import FromNumpy, from_onnx, from_scikit_learn, from_torchscript
-from pipeline.methods.attribution.engine import BlackBoxMethod
 from pipeline.methods.attribution.finite_differences import StepWarning
+from pipeline.methods.attribution.method import BlackBoxMethod
 from tests.methods.attribution.support import IMAGE, background_of, batch_of, smooth_net
 
 BLACK_BOX = [method for method in ATTRIBUTIONS if issubclass(method, BlackBoxMethod)]

@@ -52,7 +52,7 @@ def linear_on_maps():
 
 def network(seed=0, image=IMAGE):
     torch.manual_seed(seed)
-    return SmallCnn(channels=(4, 6), hidden=8).build(input_shape=image, num_classes=3).double().eval()
+    return SmallCnn(channels=(4, 6), hidden=8).build(input_shape=image, num_outputs=3).double().eval()
 
 
 def signal_net():

@@ -57,15 +57,15 @@ def test_images_labels_names_and_places_are_what_was_written(tmp_path, settings,
     train = [name for name in written if name.startswith(("data_batch", "train"))]
     samples = settings.load(tmp_path)
     pixels = np.concatenate([written[name][b"data"] for name in train])
-    assert samples.images_NCHW.shape == (len(pixels) + 200, 3, 32, 32)
-    assert np.array_equal(samples.images_NCHW[: len(pixels)].reshape(len(pixels), -1), pixels)
+    assert samples.x_NCHW.shape == (len(pixels) + 200, 3, 32, 32)
+    assert np.array_equal(samples.x_NCHW[: len(pixels)].reshape(len(pixels), -1), pixels)
     assert samples.splits_N.tolist() == ["train"] * len(pixels) + ["test"] * 200
     assert samples.labels_N[:3].tolist() == [1, 2, 3]
     assert samples.sources_N[-1] == f"{list(written)[len(train)]}[199]"
-    assert samples.class_names[3] == "class 3"
-    assert len(samples.class_names) == settings.num_classes
+    assert samples.output_names[3] == "class 3"
+    assert len(samples.output_names) == settings.num_outputs
     # Red, green and blue planes one after another.
-    assert samples.images_NCHW[0, 2, 0, 1] == pixels[0, 2 * 1024 + 1]
+    assert samples.x_NCHW[0, 2, 0, 1] == pixels[0, 2 * 1024 + 1]
 
 
 def test_a_subset_keeps_the_classes_shares(tmp_path):
@@ -139,10 +139,10 @@ def test_the_real_batches_are_read(tmp_path):
     if missing := Cifar10().missing_files(root):
         pytest.skip(f"{missing[0]} is not there")
     samples = Cifar10().load(root)
-    assert samples.class_names[:3] == ("airplane", "automobile", "bird")
+    assert samples.output_names[:3] == ("airplane", "automobile", "bird")
     counts = np.bincount(samples.labels_N[samples.splits_N == "train"], minlength=10)
     # Classes of CIFAR-10 are equally frequent: 10 % each, here within four standard deviations of a draw.
     assert abs(counts / counts.sum() - 0.1).max() < 4 * (0.1 * 0.9 / counts.sum()) ** 0.5
     # A ship is on water or under the sky: bluer than red, as a mean over all of them.
-    ships = samples.images_NCHW[samples.labels_N == samples.class_names.index("ship")]
+    ships = samples.x_NCHW[samples.labels_N == samples.output_names.index("ship")]
     assert ships[:, 2].mean() > ships[:, 0].mean()

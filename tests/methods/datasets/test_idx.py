@@ -44,9 +44,9 @@ def test_what_was_written_is_read_zipped_or_not(tmp_path):
 def test_mnist_has_its_splits_and_says_where_each_image_came_from(tmp_path, zipped):
     write_mnist(tmp_path, zipped=zipped)
     samples = Mnist().load(tmp_path)
-    assert samples.images_NCHW.shape == (80, 1, 4, 3)
+    assert samples.x_NCHW.shape == (80, 1, 4, 3)
     assert samples.splits_N.tolist() == ["train"] * 40 + ["test"] * 40
-    assert np.array_equal(samples.images_NCHW[:, 0], np.concatenate([IMAGES, IMAGES]))
+    assert np.array_equal(samples.x_NCHW[:, 0], np.concatenate([IMAGES, IMAGES]))
     assert np.array_equal(samples.labels_N, np.concatenate([LABELS, LABELS]))
     assert samples.sources_N[41] == "t10k-images-idx3-ubyte[1]"
 
@@ -56,7 +56,7 @@ def test_a_subset_keeps_each_image_with_its_label_and_source(tmp_path):
     samples = Mnist(num_train=20, num_test=10).load(tmp_path)
     assert np.bincount(samples.labels_N[:20]).tolist() == [2] * 10
     assert np.bincount(samples.labels_N[20:]).tolist() == [1] * 10
-    for image, label, source in zip(samples.images_NCHW[:, 0], samples.labels_N, samples.sources_N, strict=True):
+    for image, label, source in zip(samples.x_NCHW[:, 0], samples.labels_N, samples.sources_N, strict=True):
         row = int(source.partition("[")[2].rstrip("]"))
         assert np.array_equal(image, IMAGES[row])
         assert label == LABELS[row]
@@ -131,7 +131,7 @@ def test_images_without_labels_are_refused(tmp_path):
 @real_data
 def test_real_mnist_has_its_published_counts():
     samples = Mnist().load(Path(os.environ["ATTRAIN_DATA"]))
-    assert samples.images_NCHW.shape == (70_000, 1, 28, 28)
+    assert samples.x_NCHW.shape == (70_000, 1, 28, 28)
     # yann.lecun.com/exdb/mnist: 60,000 and 10,000; digits 0 to 9 of the train split as counted by many.
     assert np.bincount(samples.labels_N[samples.splits_N == "train"]).tolist() == [
         5923,

@@ -17,7 +17,7 @@ def test_the_digits_are_mlxtends():
     samples = MnistSmall().load(NOWHERE)
     rows = [int(source.partition("[")[2].rstrip("]")) for source in samples.sources_N]
     assert sorted(rows) == list(range(5000))
-    assert np.array_equal(samples.images_NCHW.reshape(5000, 784), images[rows])
+    assert np.array_equal(samples.x_NCHW.reshape(5000, 784), images[rows])
     assert np.array_equal(samples.labels_N, labels[rows])
 
 

@@ -25,7 +25,7 @@ def place_of_patch(image_CHW):
 
 
 def places(samples, split):
-    return np.array([place_of_patch(image) for image in samples.images_NCHW[samples.splits_N == split]])
+    return np.array([place_of_patch(image) for image in samples.x_NCHW[samples.splits_N == split]])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.95, 1.0])
@@ -53,11 +53,11 @@ def test_nothing_but_the_patch_differs_from_the_clean_images(clean):
     samples = Shortcut().load(NOWHERE)
     assert set(samples.splits_N) == {"train", *Shortcut.test_splits}
     assert samples.splits_N.tolist() == [*clean.splits_N.tolist(), *["test_clean"] * 1000]
-    changed = samples.images_NCHW[:5000] != clean.images_NCHW
+    changed = samples.x_NCHW[:5000] != clean.x_NCHW
     assert changed.any(axis=(1, 2, 3)).all()
     assert changed.sum(axis=(1, 2, 3)).max() <= 9
     test = clean.splits_N == "test"
-    assert np.array_equal(samples.images_NCHW[5000:], clean.images_NCHW[test])
+    assert np.array_equal(samples.x_NCHW[5000:], clean.x_NCHW[test])
     assert np.array_equal(samples.labels_N[5000:], clean.labels_N[test])
     assert samples.sources_N[5000:] == [source for source, of in zip(clean.sources_N, test, strict=True) if of]
 
@@ -65,8 +65,8 @@ def test_nothing_but_the_patch_differs_from_the_clean_images(clean):
 def test_without_a_training_patch_the_tests_stay_the_same(clean):
     patched, upper = Shortcut().load(NOWHERE), Shortcut(train_patch=False).load(NOWHERE)
     train = upper.splits_N == "train"
-    assert np.array_equal(upper.images_NCHW[train], clean.images_NCHW[clean.splits_N == "train"])
-    assert np.array_equal(upper.images_NCHW[~train], patched.images_NCHW[~train])
+    assert np.array_equal(upper.x_NCHW[train], clean.x_NCHW[clean.splits_N == "train"])
+    assert np.array_equal(upper.x_NCHW[~train], patched.x_NCHW[~train])
 
 
 def test_the_share_and_the_look_of_the_patch_leave_the_test_places_alone():
@@ -78,7 +78,7 @@ def test_an_image_has_its_patch_at_one_place_whatever_other_images_are_kept():
     def images_of(split, **base):
         samples = Shortcut(base=MnistSmall(**base), share=0.5).load(NOWHERE)
         rows = np.flatnonzero(samples.splits_N == split)
-        return {samples.sources_N[row]: samples.images_NCHW[row].tobytes() for row in rows}
+        return {samples.sources_N[row]: samples.x_NCHW[row].tobytes() for row in rows}
 
     for split in Shortcut.test_splits:
         everything = images_of(split)

@@ -14,19 +14,20 @@ from pipeline.core.settings import SettingsError, parse
 from pipeline.methods.datasets import Cifar10
 from pipeline.methods.models import MODELS, CifarCnn, Mlp, Model, ResNet18, ResNet20, ResNet32, ResNet56, SmallCnn, Vit
 
-over_all_models = pytest.mark.parametrize("model", MODELS, ids=lambda m: m.__name__)
+OF_IMAGES = [model for model in MODELS if "image" in model.kinds]
+over_all_models = pytest.mark.parametrize("model", OF_IMAGES, ids=lambda m: m.__name__)
 
 
 @over_all_models
 @pytest.mark.parametrize("input_shape", [(1, 28, 28), (3, 32, 32), (2, 8, 8)])
 def test_images_become_one_logit_a_class(model, input_shape):
-    network = model().build(input_shape=input_shape, num_classes=7)
+    network = model().build(input_shape=input_shape, num_outputs=7)
     assert network(torch.zeros(4, *input_shape)).shape == (4, 7)
 
 
-@pytest.mark.parametrize("model", [model for model in MODELS if model is not Vit], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("model", [model for model in OF_IMAGES if model is not Vit], ids=lambda m: m.__name__)
 def test_images_may_have_any_sides_but_for_patches(model):
-    network = model().build(input_shape=(2, 5, 7), num_classes=7)
+    network = model().build(input_shape=(2, 5, 7), num_outputs=7)
     assert network(torch.zeros(4, 2, 5, 7)).shape == (4, 7)
 
 
@@ -34,7 +35,7 @@ def test_images_may_have_any_sides_but_for_patches(model):
 def test_the_seed_decides_the_initial_weights(model):
     def weights(seed):
         torch.manual_seed(seed)
-        return torch.cat([value.flatten() for value in model().build(input_shape=(1, 8, 8), num_classes=3).parameters()])
+        return torch.cat([value.flatten() for value in model().build(input_shape=(1, 8, 8), num_outputs=3).parameters()])
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))
@@ -42,7 +43,7 @@ def test_the_seed_decides_the_initial_weights(model):
 
 @over_all_models
 def test_a_sample_has_the_same_logits_in_any_batch_and_without_batch_normalisation_in_any_mode(model):
-    network = model().build(input_shape=(1, 8, 8), num_classes=3).double()
+    network = model().build(input_shape=(1, 8, 8), num_outputs=3).double()
     x_BCHW = torch.rand(5, 1, 8, 8, dtype=torch.float64)
     mixes = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
     in_train_mode = network.train()(x_BCHW)
@@ -54,7 +55,7 @@ def test_a_sample_has_the_same_logits_in_any_batch_and_without_batch_normalisati
 
 @over_all_models
 def test_a_network_learns_in_all_its_parameters(model):
-    network = model().build(input_shape=(1, 8, 8), num_classes=3)
+    network = model().build(input_shape=(1, 8, 8), num_outputs=3)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     # Twice: the last layer of a vision transformer starts at 0, and lets no gradient through before it has moved.
     for _ in range(2):
@@ -65,14 +66,24 @@ def test_a_network_learns_in_all_its_parameters(model):
 
 
 def test_an_mlp_without_hidden_layers_is_linear():
-    network = Mlp(hidden=()).build(input_shape=(1, 2, 2), num_classes=3).double()
+    network = Mlp(hidden=()).build(input_shape=(1, 2, 2), num_outputs=3).double()
     weight_KF, bias_K = network.parameters()
     x_BCHW = torch.rand(5, 1, 2, 2, dtype=torch.float64)
     assert_close(network(x_BCHW), x_BCHW.flatten(1) @ weight_KF.T + bias_K, rtol=0, atol=1e-12)  # float64
 
 
+def test_an_mlp_takes_features_and_leaves_units_out_in_training_only():
+    network = Mlp(hidden=(50, 40), dropout=0.5).build(input_shape=(12,), num_outputs=1)
+    x_BF = torch.ones(6, 12)
+    torch.manual_seed(0)
+    trained, evaluated = network.train()(x_BF), network.eval()(x_BF)
+    assert evaluated.shape == (6, 1)
+    assert len(set(trained.flatten().tolist())) > 1
+    assert len(set(evaluated.flatten().tolist())) == 1
+
+
 def test_small_cnn_is_what_its_docstring_says():
-    network = SmallCnn(channels=(4, 6), hidden=9).build(input_shape=(1, 28, 28), num_classes=10)
+    network = SmallCnn(channels=(4, 6), hidden=9).build(input_shape=(1, 28, 28), num_outputs=10)
     kinds = [type(layer).__name__ for part in (network.features, network.classifier) for layer in part]
     assert kinds == ["Conv2d", "ReLU", "MaxPool2d", "Conv2d", "ReLU", "MaxPool2d", "Flatten", "Linear", "ReLU", "Linear"]
     # Two convolutions, then two linear layers, each with its biases.
@@ -82,7 +93,7 @@ def test_small_cnn_is_what_its_docstring_says():
 @pytest.mark.parametrize("model", [SmallCnn, CifarCnn])
 def test_an_image_too_small_for_two_poolings_is_refused(model):
     with pytest.raises(ValueError, match=r"at least 4 x 4 pixels, got 3 x 8; use model mlp"):
-        model().build(input_shape=(1, 3, 8), num_classes=2)
+        model().build(input_shape=(1, 3, 8), num_outputs=2)
 
 
 def num_parameters(network):
@@ -90,7 +101,7 @@ def num_parameters(network):
 
 
 def test_cifar_cnn_has_the_4096_values_and_256_units_of_the_predecessor():
-    network = CifarCnn().build(input_shape=(3, 32, 32), num_classes=10)
+    network = CifarCnn().build(input_shape=(3, 32, 32), num_outputs=10)
     convolutions = (3 * 9 + 1) * 32 + (32 * 9 + 1) * 32 + (32 * 9 + 1) * 64
     assert num_parameters(network) == convolutions + 4097 * 256 + 257 * 10
     assert isinstance(network.classifier[1], nn.Linear)
@@ -100,7 +111,7 @@ def test_cifar_cnn_has_the_4096_values_and_256_units_of_the_predecessor():
 @pytest.mark.parametrize(("model", "millions"), [(ResNet20, 0.27), (ResNet32, 0.46), (ResNet56, 0.85)])
 def test_small_resnets_have_the_size_of_the_paper(model, millions):
     # He et al. 2015, table 6.
-    assert round(num_parameters(model().build(input_shape=(3, 32, 32), num_classes=10)) / 1e6, 2) == pytest.approx(millions, abs=0.011)
+    assert round(num_parameters(model().build(input_shape=(3, 32, 32), num_outputs=10)) / 1e6, 2) == pytest.approx(millions, abs=0.011)
 
 
 @pytest.mark.skipif("ATTRAIN_DATA" not in os.environ, reason="ATTRAIN_DATA is not set: no folder with weights and CIFAR-10")
@@ -109,13 +120,13 @@ def test_published_weights_of_resnet20_score_what_was_published():
     if not (path := root / "weights" / "resnet20-12fca82f.th").is_file() or Cifar10().missing_files(root):
         pytest.skip("no weights/resnet20-12fca82f.th, or no CIFAR-10")
     published = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    network = ResNet20().build(input_shape=(3, 32, 32), num_classes=10).eval()
+    network = ResNet20().build(input_shape=(3, 32, 32), num_outputs=10).eval()
     network.load_state_dict({name.removeprefix("module."): value for name, value in published.items()})
     samples = Cifar10().load(root)
     of_test = samples.splits_N == "test"
     # Mean and standard deviation of ImageNet, with which these weights were trained.
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    images = (torch.from_numpy(samples.images_NCHW[of_test]) / 255 - mean.reshape(3, 1, 1)) / std.reshape(3, 1, 1)
+    images = (torch.from_numpy(samples.x_NCHW[of_test]) / 255 - mean.reshape(3, 1, 1)) / std.reshape(3, 1, 1)
     with torch.no_grad():
         predictions = torch.cat([network(part).argmax(1) for part in images.split(256)])
     accuracy = (predictions.numpy() == samples.labels_N[of_test]).mean()
@@ -127,15 +138,15 @@ def test_a_stem_for_small_images_keeps_all_pixels():
     x_BCHW = torch.rand(2, 3, 32, 32)
     sizes = {}
     for stem in ("imagenet", "cifar"):
-        network = ResNet18(stem=stem).build(input_shape=(3, 32, 32), num_classes=10)
+        network = ResNet18(stem=stem).build(input_shape=(3, 32, 32), num_outputs=10)
         sizes[stem] = network.maxpool(network.conv1(x_BCHW)).shape[2:]
     assert sizes == {"imagenet": (8, 8), "cifar": (32, 32)}
     # torchvision's ResNet-18 has 11,689,512 parameters for 1,000 classes.
-    assert num_parameters(ResNet18().build(input_shape=(3, 32, 32), num_classes=1000)) == 11_689_512
+    assert num_parameters(ResNet18().build(input_shape=(3, 32, 32), num_outputs=1000)) == 11_689_512
 
 
 def test_a_vision_transformer_has_a_token_a_patch_and_one_for_the_class():
-    network = Vit(patch_px=7, num_layers=2, num_heads=2, width=8, mlp_width=16).build(input_shape=(1, 28, 28), num_classes=10)
+    network = Vit(patch_px=7, num_layers=2, num_heads=2, width=8, mlp_width=16).build(input_shape=(1, 28, 28), num_outputs=10)
     assert network.encoder.pos_embedding.shape == (1, 4 * 4 + 1, 8)
     assert len(network.encoder.layers) == 2
 
@@ -149,7 +160,7 @@ def test_a_vision_transformer_has_a_token_a_patch_and_one_for_the_class():
 )
 def test_an_image_that_patches_do_not_fill_is_refused(shape, message):
     with pytest.raises(SettingsError, match=message):
-        Vit(patch_px=5).build(input_shape=shape, num_classes=2)
+        Vit(patch_px=5).build(input_shape=shape, num_outputs=2)
 
 
 def test_heads_share_the_width():
@@ -159,7 +170,7 @@ def test_heads_share_the_width():
 
 def test_settings_come_from_an_experiment_file():
     assert parse(Model, {"model": "small_cnn", "channels": [8, 8]}, where="model") == SmallCnn(channels=(8, 8))
-    with pytest.raises(SettingsError, match=r"unknown model 'resnett'.*valid: cifar_cnn, mlp, resnet18, .*small_cnn, vit"):
+    with pytest.raises(SettingsError, match=r"unknown model 'resnett'.*valid: cifar_cnn, mlp, oracle, resnet18, .*small_cnn, vit"):
         parse(Model, {"model": "resnett"}, where="model")
     with pytest.raises(SettingsError, match=r"hidden.*greater than or equal to 1"):
         parse(Model, {"model": "mlp", "hidden": [0]}, where="model")

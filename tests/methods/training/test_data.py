@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pipeline.methods.training.data import ImageSet, concatenate
+from pipeline.methods.training.data import SampleSet, concatenate
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(12, 3, 4, 5), dtype=np.uint8)
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
 
 
 def image_set(array=PIXELS, **changes):
-    return ImageSet.of(array, **({"labels": np.arange(len(array)) % 3, "mean": MEAN, "std": STD} | changes))
+    return SampleSet.of(array, **({"labels": np.arange(len(array)) % 3, "mean": MEAN, "std": STD} | changes))
 
 
 def test_a_batch_is_pixel_by_255_less_mean_over_standard_deviation():
@@ -27,7 +27,7 @@ def test_a_batch_is_pixel_by_255_less_mean_over_standard_deviation():
 
 def test_rows_labels_and_ids_stay_together():
     chosen = image_set(rows=[5, 2, 9], labels=[0, 1, 2], sample_ids=[50, 20, 90]).take(np.array([2, 0]))
-    assert np.array_equal(chosen.pixels(slice(None)), PIXELS[[9, 5]])
+    assert np.array_equal(chosen.stored(slice(None)), PIXELS[[9, 5]])
     assert chosen.labels_N.tolist() == [2, 0]
     assert chosen.sample_ids_N.tolist() == [90, 50]
     assert len(chosen) == 2
@@ -43,9 +43,9 @@ def test_memory_mapped_arrays_give_the_same_batches(tmp_path):
 def test_sets_put_together_give_the_images_of_both_in_any_order():
     both = concatenate(image_set(PIXELS[:5]), concatenate(image_set(PIXELS[5:8]), image_set(PIXELS[8:], sample_ids=[80, 81, 82, 83])))
     positions = np.random.default_rng(1).permutation(12)
-    assert np.array_equal(both.pixels(positions), PIXELS[positions])
+    assert np.array_equal(both.stored(positions), PIXELS[positions])
     assert both.sample_ids_N.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 80, 81, 82, 83]
-    assert np.array_equal(both.take(positions).pixels(slice(4)), PIXELS[positions[:4]])
+    assert np.array_equal(both.take(positions).stored(slice(4)), PIXELS[positions[:4]])
 
 
 def test_an_empty_batch_has_its_form():
@@ -58,19 +58,54 @@ def test_a_batch_can_be_changed_without_changing_the_set():
     images = image_set()
     images.batch(slice(None), device="cpu")[0].zero_()
     images.batch(slice(None), device="cpu")[1].zero_()
-    images.pixels(slice(None))[:] = 0
-    assert np.array_equal(images.pixels(slice(None)), PIXELS)
+    images.stored(slice(None))[:] = 0
+    assert np.array_equal(images.stored(slice(None)), PIXELS)
     assert images.labels_N.tolist() == [0, 1, 2] * 4
 
 
+FEATURES = np.random.default_rng(2).normal(size=(6, 3)).astype(np.float32)
+VALUES = np.arange(12, dtype=np.float32).reshape(6, 2)
+
+
+def feature_set(**changes):
+    given = {"labels": np.full(6, -1), "values": VALUES, "mean": MEAN, "std": STD, "lowest": (-4, -3, -2), "highest": (4, 5, 6)}
+    return SampleSet.of(FEATURES, **(given | changes))
+
+
+def test_features_are_normalised_in_their_own_units_and_come_with_values():
+    features = feature_set()
+    x_BF, value_BK = features.batch(np.array([4, 1]), device="cpu")
+    assert_close(x_BF.double(), torch.from_numpy((FEATURES[[4, 1]] - np.array(MEAN)) / np.array(STD)), rtol=0, atol=2e-6)
+    assert value_BK.tolist() == VALUES[[4, 1]].tolist()
+    assert features.task == "values"
+    assert features.explained_outputs(slice(None), device="cpu").tolist() == [0] * 6
+    lowest, highest = features.input_range(device="cpu")
+    assert_close(lowest.double(), torch.tensor([(-4 - 0.1) / 0.5, (-3 - 0.2) / 0.25, (-2 - 0.3) / 2.0]).double(), rtol=0, atol=2e-6)
+    assert_close(highest.double(), torch.tensor([(4 - 0.1) / 0.5, (5 - 0.2) / 0.25, (6 - 0.3) / 2.0]).double(), rtol=0, atol=3e-6)
+
+
+def test_values_stay_with_their_samples():
+    both = concatenate(feature_set().take(np.array([5, 0])), feature_set())
+    assert both.truth.tolist() == VALUES[[5, 0, 0, 1, 2, 3, 4, 5]].tolist()
+    assert both.take(np.array([1, 7])).truth.tolist() == VALUES[[0, 5]].tolist()
+
+
+def test_black_and_white_are_the_range_of_images():
+    lowest, highest = image_set().input_range(device="cpu")
+    assert_close(lowest.flatten().double(), torch.tensor([-0.1 / 0.5, -0.2 / 0.25, -0.3 / 2.0]).double(), rtol=0, atol=1e-6)
+    assert_close(highest.flatten().double(), torch.tensor([0.9 / 0.5, 0.8 / 0.25, 0.7 / 2.0]).double(), rtol=0, atol=1e-6)
+
+
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"images must be uint8 in rows, C, H, W; got float64"):
+    with pytest.raises(ValueError, match=r"samples must be uint8 in rows, C, H, W or float32 in rows, F; got float64"):
         image_set(PIXELS / 255)
-    with pytest.raises(ValueError, match=r"rows \(12\), labels \(3\) and sample_ids \(12\) must be equally many"):
+    with pytest.raises(ValueError, match=r"wanted as many of each, got {'rows': 12, 'labels': 3, 'sample_ids': 12}"):
         image_set(labels=[0, 1, 2])
     with pytest.raises(ValueError, match="std must be above 0 in each channel"):
         image_set(std=(1, 0, 1))
     with pytest.raises(ValueError, match="must agree in mean_C"):
         concatenate(image_set(), image_set(mean=0.5))
-    with pytest.raises(ValueError, match="must agree in image_shape"):
+    with pytest.raises(ValueError, match="must agree in task, got values and classes"):
+        concatenate(feature_set(), feature_set(values=None))
+    with pytest.raises(ValueError, match="must agree in sample_shape"):
         concatenate(image_set(), image_set(PIXELS[..., :3]))

@@ -12,14 +12,14 @@ from pipeline.core.context import Context, StopRequested
 from pipeline.core.ranks import Ranks
 from pipeline.methods.datasets import MnistSmall
 from pipeline.methods.models import Mlp, SmallCnn
-from pipeline.methods.training.data import ImageSet
+from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.loop import NonFiniteLossError, train
 from pipeline.methods.training.schedule import epoch_order, learning_rate_at
 from pipeline.methods.training.settings import Training
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(23, 1, 6, 6), dtype=np.uint8)
-DATA = ImageSet.of(PIXELS, labels=np.arange(23) % 3, mean=0.5, std=0.25)
-VALIDATION = ImageSet.of(PIXELS[::-1], labels=np.arange(23) % 2, mean=0.5, std=0.25)
+DATA = SampleSet.of(PIXELS, labels=np.arange(23) % 3, mean=0.5, std=0.25)
+VALIDATION = SampleSet.of(PIXELS[::-1], labels=np.arange(23) % 2, mean=0.5, std=0.25)
 SHORT = Training(epochs=3, batch_size=7, learning_rate=0.05)
 TOTAL_STEPS = 12  # 3 epochs of 23 samples in batches of 7, 7, 7 and 2
 
@@ -130,7 +130,7 @@ def test_a_stop_in_the_last_step_lets_training_end():
 
 def test_training_is_gradient_descent_on_the_mean_loss_of_each_global_batch():
     settings = SHORT.model_copy(update={"momentum": 0.0, "weight_decay": 0.1, "warmup_fraction": 0.3})
-    model = Mlp(hidden=()).build(input_shape=(1, 6, 6), num_classes=3)
+    model = Mlp(hidden=()).build(input_shape=(1, 6, 6), num_outputs=3)
     weight_KF, bias_K = (value.detach().double() for value in model.parameters())
     trained(settings, model=model)
     step = 0
@@ -190,7 +190,7 @@ def test_the_result_counts_what_was_done():
 
 
 def test_extra_draws_make_as_many_steps_as_so_many_more_samples():
-    more = ImageSet.of(PIXELS, rows=np.arange(34) % 23, labels=np.zeros(34), mean=0.5, std=0.25)
+    more = SampleSet.of(PIXELS, rows=np.arange(34) % 23, labels=np.zeros(34), mean=0.5, std=0.25)
     extra, longer = trained(num_extra=11)[1], trained(data=more)[1]
     assert (extra.num_steps, extra.samples_seen) == (longer.num_steps, longer.samples_seen) == (15, 102)
 
@@ -239,7 +239,7 @@ def test_early_stopping_without_validation_data_is_refused():
 
 
 def test_no_training_images_are_an_error():
-    with pytest.raises(ValueError, match="there are no training images"):
+    with pytest.raises(ValueError, match="there are no training samples"):
         trained(data=DATA.take(slice(0)))
 
 
@@ -346,9 +346,9 @@ def test_lower_precision_stays_near_float32():
 def test_a_small_cnn_learns_real_digits_within_the_default_epochs(tmp_path):
     samples = MnistSmall().load(tmp_path)
     train_rows, test_rows = (np.flatnonzero(samples.splits_N == split) for split in ("train", "test"))
-    images = ImageSet.of(samples.images_NCHW, labels=samples.labels_N, mean=0.13, std=0.31)
+    images = SampleSet.of(samples.x_NCHW, labels=samples.labels_N, mean=0.13, std=0.31)
     torch.manual_seed(0)
-    model = SmallCnn().build(input_shape=(1, 28, 28), num_classes=10)
+    model = SmallCnn().build(input_shape=(1, 28, 28), num_outputs=10)
     result = train(model, images.take(train_rows), Training(), seed=0, round=0, context=Context(), validation=images.take(test_rows))
     assert result.history[-1]["validation_accuracy"] > 0.95
 

@@ -14,13 +14,13 @@ from torch.testing import assert_close
 
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.ranks import Ranks
-from pipeline.methods.training.data import ImageSet
+from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.ddp import any_rank, barrier, broadcast_text, import_ddp, sum_over_ranks
 from pipeline.methods.training.loop import NonFiniteLossError, train
 from pipeline.methods.training.settings import Training
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(22, 1, 6, 6), dtype=np.uint8)
-DATA = ImageSet.of(PIXELS, labels=np.arange(22) % 3, mean=0.5, std=0.25)
+DATA = SampleSet.of(PIXELS, labels=np.arange(22) % 3, mean=0.5, std=0.25)
 VALIDATION = DATA.take(slice(5))
 # 22 samples in batches of 7, 7, 7 and 1: shared 3 + 4, and in the last batch rank 0 has no sample at all.
 SETTINGS = {
