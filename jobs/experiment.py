@@ -5,7 +5,8 @@ base: {...}                      one RunConfig; what is left out has its default
 sweep:                           combined with one another, the last varying fastest
   pretraining.epochs: [1, 2]     a field, dotted, with its values
   zip: {a: [1, 2], b: [3, 4]}    values taken side by side
-  list: [{arm: plain, ...}]      one combination an entry; `arm` names it in the tables, `control: ARM` the arm to hold it against
+  list: [{arm: plain, ...}]      one combination an entry; `arm` names it in the tables, `control: ARM` the arm to hold it against,
+                                 `published: {test.accuracy: 0.9}` what the work that it repeats has reported
   seed: [0, 1, 2]                varies fastest, wherever it stands
 resources: {retrain: {...}}      by stage
 cluster: {partition: null, ...}
@@ -16,8 +17,8 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ class Run:
     config: RunConfig
     control: str | None = None
     """Arm that this one is held against; None is that of the table."""
+    published: Mapping[str, float] = field(default_factory=dict)
+    """{column: value} that the work which the arm repeats has reported; shown beside, never averaged in."""
 
     @property
     def flat(self) -> dict[str, Any]:
@@ -239,6 +242,9 @@ def _check_table(table: Table, runs: tuple[Run, ...], *, where: str) -> None:
         if split not in splits:
             raise SettingsError(f"{where}: table.metrics: {column!r}: no data set of the runs has split {split!r}{nearest(split, splits)}")
         _check_column(column, runs, by=table.by, where=where)
+    for column in {column for run in runs for column in run.published}:
+        if column not in table.metrics:
+            raise SettingsError(f"{where}: sweep: published: {column!r} is no column of the table{nearest(column, table.metrics)}")
 
 
 def _check_column(column: str, runs: Iterable[Run], *, by: Iterable[str], where: str) -> None:
@@ -305,13 +311,20 @@ def expand(file: ExperimentFile, *, where: str) -> Iterable[Run]:
     parse(RunConfig, file.base, where=f"{where}: base")  # What is wrong in the base is wrong there, not in some run.
     blocks = _blocks(file, where=where)
     _check_blocks(blocks, where=where)
-    swept = {name for block in blocks for point in block for name in point} - {"arm", "control", "seed"}
+    swept = {name for block in blocks for point in block for name in point} - {"arm", "control", "published", "seed"}
     for points in itertools.product(*blocks):
         point = {name: value for part in points for name, value in part.items()}
-        arm, control = point.pop("arm", None), point.pop("control", None)
+        arm, control, published = point.pop("arm", None), point.pop("control", None), point.pop("published", {})
         config = parse(RunConfig, merged(file.base, point), where=f"{where}: run {point or 'base'}")
-        run = Run(arm or "", config, control)
+        run = Run(arm or "", config, control, _published(published, where=where))
         yield run if arm else replace(run, arm=describe(run.flat, swept) or "base")
+
+
+def _published(given: Any, *, where: str) -> dict[str, float]:
+    """What `published` says, checked."""
+    if not isinstance(given, dict) or not all(type(value) in (int, float) and math.isfinite(value) for value in given.values()):
+        raise SettingsError(f"{where}: sweep: published: wanted numbers by column, such as {{test.accuracy: 0.9}}, got {given!r}")
+    return {str(column): float(value) for column, value in given.items()}
 
 
 def _blocks(file: ExperimentFile, *, where: str) -> list[list[dict[str, Any]]]:

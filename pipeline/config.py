@@ -6,7 +6,7 @@ from pipeline.core.settings import Settings
 from pipeline.methods.attribution import Attribution, DeepLift, GivenClass, IntegratedGradients, Loss, Target, TrueLabel
 from pipeline.methods.augmentation import Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
 from pipeline.methods.datasets import Additive, Dataset, MnistSmall
-from pipeline.methods.metrics import Agreement, Evaluation, KnownTruth, TopK
+from pipeline.methods.metrics import Agreement, Evaluation, ExactCounterpart, KnownTruth, TopK
 from pipeline.methods.models import Model, Oracle, SmallCnn
 from pipeline.methods.training.settings import Retraining, Training
 
@@ -111,7 +111,9 @@ class RunConfig(Settings):
                     "give both the same effect"
                 )
         for metric in agreement:
-            if metric.of == "signed" and not metric.mixed_signs and metric.reference.is_signed != self.attribution.is_signed:
+            if isinstance(metric.reference, ExactCounterpart):
+                metric.reference.of(self.attribution)
+            elif metric.of == "signed" and not metric.mixed_signs and metric.reference.is_signed != self.attribution.is_signed:
                 without = self.attribution if metric.reference.is_signed else metric.reference
                 raise ValueError(
                     f"metric {metric.column} holds a map with signs against that of {without.method}, which has none; set its field of to "

@@ -83,9 +83,10 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
         "hardware": ", ".join(sorted({text for text in runs["hardware"] if isinstance(text, str)})) or "none yet",
     }
     controls = {run["arm"]: run["control"] for run in plan.facts["identity"]["runs"] if run.get("control")}
+    published = {run["arm"]: run.get("published", {}) for run in plan.facts["identity"]["runs"]}
     tables = Tables([], [])
     for name, part in _parts(runs, table["by"]).items():
-        summary = summarise(part, metrics=table["metrics"], control=table["control"], controls=controls)
+        summary = summarise(part, metrics=table["metrics"], control=table["control"], controls=controls, published=published)
         folder = results_folder(plan, store) / name
         tables.paths.extend(write_results(folder, part, summary=summary, meta=meta | ({"part": name} if name else {})))
         if "done" in set(part["state"]):

@@ -86,6 +86,11 @@ def difference_cell(row: Any, metric: str) -> Cell:
     return above.strip(), f"{found_of_expected(pairs, expected)} {below}" if pairs < expected else below
 
 
+def _published_cell(row: Any, metric: str) -> Cell:
+    value = row[f"{metric}.published"]
+    return (number(value), "") if isfinite(value) else ("", "")
+
+
 # ---- layout and caption
 
 
@@ -97,6 +102,7 @@ def layout(summary: pd.DataFrame, metrics: Sequence[str]) -> Layout:
         split, _, name = metric.partition(".")
         unit = unit_of(metric)
         header += [(split, f"{name} {unit.arrow if unit else ''}".strip())]
+        header += [("", "published")] if _has_published(summary, metric) else []
         header += [("difference", "to control")] if compared else []
     header += [("time", "s")] if timed else []
     rows: list[tuple[Cell, ...]] = []
@@ -104,6 +110,7 @@ def layout(summary: pd.DataFrame, metrics: Sequence[str]) -> Layout:
         cells: list[Cell] = [(str(row["arm"]), "")]
         for metric in metrics:
             cells += [value_cell(row, metric)]
+            cells += [_published_cell(row, metric)] if _has_published(summary, metric) else []
             cells += [difference_cell(row, metric)] if compared else []
         cells += [(seconds(row["cost_s"]), "")] if timed else []
         rows.append(tuple(cells))
@@ -116,6 +123,8 @@ def caption(summary: pd.DataFrame) -> list[str]:
     units = {metric.partition(".")[2]: unit for metric in metrics_of(summary) if (unit := unit_of(metric))}
     if units:
         lines.append("Units: " + "; ".join(f"{name}: {unit}" for name, unit in units.items()) + ".")
+    if any(_has_published(summary, metric) for metric in metrics_of(summary)):
+        lines.append("Published: what the work that the arm repeats has reported, of its own networks and samples.")
     if comparisons := _comparisons(summary):
         lines.append(
             f"Difference: {'; '.join(comparisons)}, paired by seed, with its 95 % percentile bootstrap interval over seeds "
@@ -125,6 +134,11 @@ def caption(summary: pd.DataFrame) -> list[str]:
     if "cost_s" in summary.columns:
         lines.append("Time: all steps that a run needed, those shared with other runs counted in full; mean over runs.")
     return lines
+
+
+def _has_published(summary: pd.DataFrame, metric: str) -> bool:
+    """Whether any arm has a published value of the metric."""
+    return bool(summary[f"{metric}.published"].notna().any())
 
 
 def _comparisons(summary: pd.DataFrame) -> list[str]:

@@ -11,6 +11,7 @@ done), and for each metric:
     .low .high             its 95 % bootstrap interval
     .t_low .t_high         its 95 % t interval
     .num_pairs             seeds that both have
+    .published             what the work that the arm repeats has reported; NaN where nothing is given
 
 N = seeds found
 """
@@ -29,7 +30,12 @@ COST = "cost.seconds"
 
 
 def summarise(
-    runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None, controls: Mapping[str, str] | None = None
+    runs: pd.DataFrame,
+    *,
+    metrics: Sequence[str],
+    control: str | None,
+    controls: Mapping[str, str] | None = None,
+    published: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pd.DataFrame:
     """Summarise runs by arm, in order of appearance.
 
@@ -40,6 +46,7 @@ def summarise(
         metrics: columns of runs to summarise; any column of numbers will do.
         control: label of the arm that the others are compared with; None for no comparison.
         controls: {arm: its control} where that is another one than `control`; an arm whose own has no runs is not compared.
+        published: {arm: {metric: value}} that other work has reported.
 
     Raises:
         ValueError: no runs; a column or the control is not there; an arm has a seed twice.
@@ -48,7 +55,10 @@ def summarise(
     arms = list(runs["arm"].unique())
     wanted = {arm: (controls or {}).get(arm, control) for arm in arms if arm != control}
     others = {arm: other for arm, other in wanted.items() if other in arms}
-    return pd.DataFrame([_row(runs, arm, metrics=metrics, control=control, compared_with=others.get(arm)) for arm in arms])
+    rows = [_row(runs, arm, metrics=metrics, control=control, compared_with=others.get(arm)) for arm in arms]
+    for arm, row in zip(arms, rows, strict=True):
+        row |= {f"{metric}.published": (published or {}).get(arm, {}).get(metric, nan) for metric in metrics}
+    return pd.DataFrame(rows)
 
 
 def found_values(runs: pd.DataFrame, *, arm: str, metric: str) -> dict[int, float]:

@@ -202,3 +202,12 @@ def test_the_table_shows_the_first_metric_unless_it_says_otherwise(load):
     assert load(f"experiment: e\n{base}").file.table.metrics == ("test.rmse",)
     assert load("experiment: e").file.table.metrics == ("test.accuracy",)
     assert load(f"experiment: e\n{base}\ntable: {{metrics: [validation.r2]}}").file.table.metrics == ("validation.r2",)
+
+
+def test_what_others_published_goes_into_the_plan_with_its_arm_and_into_no_key(load, tmp_path):
+    text = "experiment: e\nsweep: {list: [{arm: a%s}], seed: [0, 1]}"
+    plain, told = load(text % ""), load(text % ", published: {test.accuracy: 1}")
+    assert [run.published for run in told.runs] == [{"test.accuracy": 1.0}] * 2
+    assert [step.key for step in told.steps.last] == [step.key for step in plain.steps.last]
+    runs = draft(told, Store(tmp_path)).facts["identity"]["runs"]
+    assert [run["published"] for run in runs] == [{"test.accuracy": 1.0}] * 2

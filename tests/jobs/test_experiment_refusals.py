@@ -122,6 +122,18 @@ REFUSED = {
         "experiment: e\nbase: {attribution: {method: saliency}, evaluation: {metrics: [spearman]}}",
         r"metric spearman holds a map with signs against that of saliency, which has none; set its field of to absolute, or mixed_signs",
     ),
+    "an exact counterpart of what is no difference": (
+        "experiment: e\nbase: {evaluation: {metrics: [{metric: pearson, reference: {method: exact}}]}}",
+        r"reference exact is that of method finite_differences; name the reference's own method instead",
+    ),
+    "a published value that is no number": (
+        "experiment: e\nsweep: {list: [{arm: a, published: {test.accuracy: high}}]}",
+        r"sweep: published: wanted numbers by column, such as \{test\.accuracy: 0\.9\}, got \{'test\.accuracy': 'high'\}",
+    ),
+    "a published value that no column shows": (
+        "experiment: e\nsweep: {list: [{arm: a, published: {test.acuracy: 0.9}}]}",
+        r"sweep: published: 'test\.acuracy' is no column of the table \(nearest: test\.accuracy;",
+    ),
     "two entries of one metric": (
         "experiment: e\nbase: {evaluation: {metrics: [pearson, {metric: pearson, reference: {method: integrated_gradients}}]}}",
         r"evaluation\.metrics: 2 metrics would be called 'pearson'; give them names of their own",

@@ -142,6 +142,17 @@ def test_without_a_control_there_is_no_difference_column(sweep):
         assert "difference" not in text.lower()
 
 
+def test_published_values_stand_beside_ours_in_a_column_of_their_own(sweep):
+    summary = summarise(sweep, metrics=METRICS, control=None, published={"none": {"test.accuracy": 0.4321}})
+    for text in (printed(summary), to_markdown(summary), to_latex(summary)):
+        assert text.count("0.432") == 1
+        assert "published" in text
+        assert "what the work that the arm repeats has reported" in " ".join(text.split())
+    assert summary.set_index("arm")["test.accuracy.published"].dropna().to_dict() == {"none": 0.4321}
+    without = summarise(sweep, metrics=METRICS, control=None)
+    assert "ublished" not in to_markdown(without)
+
+
 def test_markdown_is_a_table_of_equal_width_rows(sweep):
     summary = summarise(sweep, metrics=METRICS, control="none")
     lines = to_markdown(summary, notes=incomplete_runs(sweep)).splitlines()

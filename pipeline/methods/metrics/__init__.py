@@ -27,10 +27,10 @@ from pipeline.methods.metrics.classification import (
 from pipeline.methods.metrics.explained import Explained, measure
 from pipeline.methods.metrics.faithfulness import FaithfulnessMetric
 from pipeline.methods.metrics.localisation import LocalisationMetric
+from pipeline.methods.metrics.references import ExactCounterpart, KnownTruth
 from pipeline.methods.metrics.regression import R2, Mae, Regression, Rmse
 from pipeline.methods.metrics.removal import RemovalMetric
 from pipeline.methods.metrics.robustness import RobustnessMetric
-from pipeline.methods.metrics.truth import KnownTruth
 from pipeline.methods.tasks import Task
 
 AnyQuality = AgreementMetric | FaithfulnessMetric | RemovalMetric | RobustnessMetric | LocalisationMetric
@@ -105,6 +105,7 @@ __all__ = [
     "Agreement",
     "Ece",
     "Evaluation",
+    "ExactCounterpart",
     "Explained",
     "KnownTruth",
     "MacroF1",

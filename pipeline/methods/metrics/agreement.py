@@ -13,15 +13,15 @@ from pipeline.methods.attribution import Attribution, Gradient
 from pipeline.methods.lazy import torch
 from pipeline.methods.metrics.explained import Explained, constant, places_in_order, undefined_where
 from pipeline.methods.metrics.quality import Quality
-from pipeline.methods.metrics.truth import KnownTruth
+from pipeline.methods.metrics.references import ExactCounterpart, KnownTruth
 
 
 class Agreement(Quality):
     """Fields that the metrics below share; not a metric itself."""
 
-    reference: Annotated[Attribution | KnownTruth, Field(discriminator="method")] = Field(default_factory=Gradient)
-    """What the attributions are held against: a method, or `truth` where it is known (data set additive). Where both draw numbers, they
-    draw different ones."""
+    reference: Annotated[Attribution | KnownTruth | ExactCounterpart, Field(discriminator="method")] = Field(default_factory=Gradient)
+    """What the attributions are held against: a method; `truth` where it is known (data set additive); for `finite_differences`, `exact`,
+    the same by gradients. Where both draw numbers, they draw different ones."""
     of: Literal["signed", "absolute"] = "signed"
     """Whether the maps are compared as they are, or their sizes: a map without signs, as that of saliency, only compares in size."""
     mixed_signs: bool = False
@@ -29,7 +29,8 @@ class Agreement(Quality):
 
     def maps(self, explained: Explained) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, F) map of the reference, and that of the method."""
-        a_BF = explained.attributed(method=self.reference, background=explained.background_for("reference")).flatten(1).double()
+        reference = self.reference.of(explained.method) if isinstance(self.reference, ExactCounterpart) else self.reference
+        a_BF = explained.attributed(method=reference, background=explained.background_for("reference")).flatten(1).double()
         q_BF = explained.values
         return (a_BF, q_BF) if self.of == "signed" else (a_BF.abs(), q_BF.abs())
 

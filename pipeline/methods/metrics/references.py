@@ -1,4 +1,4 @@
-"""The true attributions of additive functions, for maps to be held against. The model is not asked.
+"""What maps can be held against beside the map of another method.
 
 B = batch, F = features
 """
@@ -9,15 +9,47 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipeline.core.settings import Settings
 from pipeline.methods.additive import BETA, NUM_FEATURES, Effect, effects, slope_of
-from pipeline.methods.attribution import Background, Baseline, Score, Zero
+from pipeline.methods.attribution import (
+    Attributor,
+    Background,
+    Baseline,
+    FiniteDifferences,
+    Gradient,
+    InputXGradient,
+    IntegratedGradients,
+    Saliency,
+    Score,
+    Zero,
+)
 from pipeline.methods.attribution.method import Method
 from pipeline.methods.attribution.target import Forward
 from pipeline.methods.lazy import torch
 
 
+class ExactCounterpart(Settings):
+    """The same map by the model's own gradients: what a black-box method stands in for."""
+
+    method: Literal["exact"] = "exact"
+    num_steps: int = Field(default=50, ge=1)
+    """Points of integrated gradients, by Gauss-Legendre."""
+
+    def of(self, method: object) -> Attributor:
+        """The exact method for finite differences.
+
+        Raises:
+            ValueError: the method is no finite difference.
+        """
+        if not isinstance(method, FiniteDifferences):
+            raise ValueError("reference exact is that of method finite_differences; name the reference's own method instead")
+        if method.of == "integrated_gradients":
+            return IntegratedGradients(rule="gauss_legendre", num_steps=self.num_steps, baseline=method.baseline)
+        return {"gradient": Gradient, "saliency": Saliency, "input_x_gradient": InputXGradient}[method.of]()
+
+
 class KnownTruth(Method):
-    """What features of data set `additive` truly contribute.
+    """What features of data set `additive` truly contribute; the model is not asked.
 
     Which truth a method should find depends on what it promises: gradients that of the function; integrated gradients, occlusion and
     Shapley values the effects less those at their baseline (Sundararajan and Najmi 2020, arXiv:1908.08474), which for baseline

@@ -1,4 +1,7 @@
-"""The known truth is what methods find on the function itself, each of them the truth that it promises."""
+"""References that are no methods of their own: the exact counterpart of differences, and the known truth.
+
+The truth is what methods find on the function itself, each of them the truth that it promises.
+"""
 
 from pathlib import Path
 
@@ -7,16 +10,20 @@ import pytest
 import torch
 
 from pipeline.core.randomness import SampleStreams
+from pipeline.core.settings import plain
 from pipeline.methods.additive import BETA, effects
 from pipeline.methods.attribution import (
     Background,
     Expected,
     FeatureAblation,
+    FiniteDifferences,
     Gradient,
+    InputXGradient,
     IntegratedGradients,
     KernelShap,
     Mean,
     Occlusion,
+    Saliency,
     Score,
     Zero,
     attribute,
@@ -24,8 +31,9 @@ from pipeline.methods.attribution import (
 from pipeline.methods.attribution.groups import Single
 from pipeline.methods.datasets import Additive
 from pipeline.methods.metrics.agreement import pearson
-from pipeline.methods.metrics.truth import KnownTruth
+from pipeline.methods.metrics.references import ExactCounterpart, KnownTruth
 from pipeline.methods.models import Oracle
+from tests.methods.metrics.support import explained_by, network, value
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 """float64; KernelSHAP and LIME solve linear systems."""
@@ -98,3 +106,26 @@ def test_raw_effects_are_what_each_feature_adds_and_no_method_promises_them(sett
 def test_other_samples_have_no_known_truth():
     with pytest.raises(ValueError, match=r"the truth is known of the 12 features of data set additive, got samples \(3, 4, 4\)"):
         KnownTruth()(None, torch.zeros(2, 3, 4, 4), None, background=Background())
+
+
+@pytest.mark.parametrize(
+    ("of", "exact"),
+    [
+        ("gradient", Gradient()),
+        ("saliency", Saliency()),
+        ("input_x_gradient", InputXGradient()),
+        ("integrated_gradients", IntegratedGradients(rule="gauss_legendre", num_steps=7, baseline=Zero())),
+    ],
+)
+def test_the_exact_counterpart_of_differences_is_the_method_that_they_imitate(of, exact):
+    method = FiniteDifferences(of=of, difference="central", num_steps=40, baseline=Zero())
+    assert ExactCounterpart(num_steps=7).of(method) == exact
+    explained = explained_by(network(), method=method)
+    agreeing = value(explained, "pearson", reference={"method": "exact"})
+    assert agreeing.min() > 0.9999
+    np.testing.assert_array_equal(agreeing, value(explained, "pearson", reference=plain(ExactCounterpart().of(method))))
+
+
+def test_only_differences_have_an_exact_counterpart():
+    with pytest.raises(ValueError, match="reference exact is that of method finite_differences; name the reference's own method"):
+        ExactCounterpart().of(Gradient())
