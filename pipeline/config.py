@@ -122,6 +122,23 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_replaced(self) -> "RunConfig":
+        """Refuse to measure on what is not made, and to make of held-out samples what nobody measures on."""
+        augmentation = self.augmentation
+        makes = not isinstance(augmentation, NoAugmentation | SameCompute)
+        fits = not isinstance(augmentation, NoAugmentation | SameCompute) and augmentation.mode == "replace" and self.rounds == 1
+        if self.evaluation.replaced and not (fits and self.selection.held_out_too):
+            raise ValueError(
+                "evaluation.replaced measures on made samples; set selection to {rule: all, held_out_too: true}, augmentation to a rule "
+                "that replaces, with mode replace, and rounds to 1"
+            )
+        if self.selection.held_out_too and makes and not self.evaluation.replaced:
+            raise ValueError(
+                "selection.held_out_too makes samples that nothing is measured on; set evaluation.replaced to true, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_masks(self) -> "RunConfig":
         for metric in self.evaluation.quality:
             if metric.needs_mask and not self.data.has_masks:

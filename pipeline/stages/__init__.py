@@ -41,5 +41,8 @@ def _unroll(run: RunConfig, graph: StepGraph) -> Step:
         if stage is evaluate.STAGE and not run.evaluation.quality:
             # None is left out of keys: what explains the model then has no part in how it is measured.
             given = settings | {"attribution": None, "target": None}
-        provided[stage.provides] = graph.add(stage, given, provided, round_number=round_number)
+        # Only what is measured on made samples has to know of them.
+        hidden = {"augment"} if stage is evaluate.STAGE and not run.evaluation.replaced else set()
+        visible = {role: step for role, step in provided.items() if role not in hidden}
+        provided[stage.provides] = graph.add(stage, given, visible, round_number=round_number)
     return provided[evaluate.STAGE.provides]

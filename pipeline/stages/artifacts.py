@@ -27,7 +27,7 @@ from pipeline.core.tables import AUGMENTED, INDEX, read_table
 from pipeline.methods.lazy import torch
 from pipeline.methods.models import Model, ModelSettings
 from pipeline.methods.tasks import Task
-from pipeline.methods.training.data import SampleSet
+from pipeline.methods.training.data import SampleSet, concatenate
 from pipeline.methods.training.scalars import write_history
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ class Prepared:
         path = self.folder / "masks.npy"
         return read_array(path) if path.exists() else None
 
-    def samples(self, split: str) -> SampleSet:
-        """The samples of one split, in the order of their ids."""
-        rows = np.flatnonzero(self.index["split"] == split)
+    def samples(self, *splits: str) -> SampleSet:
+        """The samples of one split or several, in the order of their ids."""
+        rows = np.flatnonzero(np.isin(self.index["split"], splits))
         values = self.folder / "values.npy"
         return SampleSet.of(
             read_array(self.folder / "samples.npy"),
@@ -170,7 +170,29 @@ class Made:
     @property
     def mode(self) -> str:
         """'append' or 'replace'."""
-        return json.loads((self.folder / "augmentation.json").read_text())["mode"]
+        return self._about["mode"]
+
+    @property
+    def held_out_too(self) -> bool:
+        """Whether some were made of samples that are held out, for evaluation."""
+        return self._about["held_out_too"]
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
+        return json.loads((self.folder / "augmentation.json").read_text())
+
+    def in_place_of(self, plain: SampleSet) -> SampleSet:
+        """The plain samples, with the made ones in their sources' places; in the order of their ids."""
+        mine = np.isin(self.sources, plain.sample_ids_N)[: len(self.images)]
+        made = self.like(plain).take(np.flatnonzero(mine))
+        kept = plain.take(np.flatnonzero(~np.isin(plain.sample_ids_N, made.sample_ids_N)))
+        together = concatenate(kept, made)
+        return together.take(np.argsort(together.sample_ids_N, kind="stable"))
+
+    def like(self, plain: SampleSet) -> SampleSet:
+        """The made samples, each by the id of its source, as normalised as others."""
+        scales = {"mean": plain.mean_C, "std": plain.std_C, "lowest": plain.lowest_C, "highest": plain.highest_C}
+        return SampleSet.of(self.images, labels=self.labels, sample_ids=self.sources[: len(self.images)], **scales)
 
 
 def fresh_network(model: ModelSettings, prepared: Prepared, *, seed: int, device: str, purpose: str = "initial weights") -> "nn.Module":

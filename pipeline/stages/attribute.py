@@ -41,19 +41,21 @@ def run(
     out: Path,
     context: Context,
 ) -> None:
-    """Attribute the target of the selected training samples, in the order of their ids.
+    """Attribute the target of the selected samples, in the order of their ids; out of the training samples, unless the selection takes all.
 
     Raises:
         NonFiniteAttributionError: a loss or an attribution is not finite; names the first sample.
         IncompleteAttributionError: the gap to the promised sum is greater than `attribution.max_relative_gap`; names the worst sample.
     """
-    model, train = read_model(inputs["model"], device=context.device), Prepared(inputs["prepare"]).samples("train")
-    judged_N = _judged(model, train, context)
-    labels_N, ids_N = train.labels_N, train.sample_ids_N
+    model, prepared = read_model(inputs["model"], device=context.device), Prepared(inputs["prepare"])
+    train = prepared.samples("train")
+    offered = prepared.samples(*prepared.splits) if selection.held_out_too else train
+    judged_N = _judged(model, offered, context)
+    labels_N, ids_N = offered.labels_N, offered.sample_ids_N
     chosen_A = selection(
         loss_N=judged_N["loss"], prediction_N=judged_N["prediction"], label_N=labels_N, sample_ids_N=ids_N, seed=seed, round=round
     )
-    selected = train.take(chosen_A)
+    selected = offered.take(chosen_A)
     explainer = Explainer(
         model=model,
         attribution=attribution,
@@ -71,15 +73,15 @@ def run(
     context.metrics.update(_metrics(explained_A, num_attributed=len(selected)))
 
 
-def _judged(model: "nn.Module", train: SampleSet, context: Context) -> Columns:
-    """Loss and prediction of each training sample, on every rank."""
+def _judged(model: "nn.Module", offered: SampleSet, context: Context) -> Columns:
+    """Loss and prediction of each sample, on every rank."""
 
     def judge(positions: NDArray[np.int64]) -> Columns:
-        outputs_BK, loss_B = judged(model, *train.batch(positions, device=context.device), task=train.task, dtype=torch.float32)
+        outputs_BK, loss_B = judged(model, *offered.batch(positions, device=context.device), task=offered.task, dtype=torch.float32)
         return {"loss": loss_B.cpu().numpy(), "prediction": outputs_BK.argmax(1).int().cpu().numpy()}
 
-    judged_N = gather_columns(len(train), context, name="judge", work=judge)
-    refuse_non_finite(judged_N, train, split="training")
+    judged_N = gather_columns(len(offered), context, name="judge", work=judge)
+    refuse_non_finite(judged_N, offered, split="offered")
     return judged_N
 
 
@@ -94,7 +96,7 @@ def _explained(explainer: Explainer, selected: SampleSet, *, path: Path, context
 
     explained_A = gather_columns(len(selected), context, name="explain", work=explain, array=array)
     array.close()
-    refuse_non_finite(explained_A, selected, split="training")
+    refuse_non_finite(explained_A, selected, split="selected")
     return explained_A
 
 

@@ -15,13 +15,15 @@ from pipeline.core.context import Context
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.step import Stage
 from pipeline.core.tables import ATTRIBUTED, AUGMENTED, read_table, write_table
-from pipeline.methods.augmentation import Augmentation, Changer, NoAugmentation, SameCompute
+from pipeline.methods.augmentation import Augmentation, Changer, NoAugmentation, SameCompute, Selection
 from pipeline.methods.lazy import torch
 from pipeline.stages.artifacts import Made, Prepared, read_array, write_array, write_json
 from pipeline.stages.sharing import Columns, SharedArray, gather_columns
 
 
-def run(seed: int, round: int, augmentation: Augmentation, *, inputs: Mapping[str, Path], out: Path, context: Context) -> None:
+def run(
+    seed: int, round: int, selection: Selection, augmentation: Augmentation, *, inputs: Mapping[str, Path], out: Path, context: Context
+) -> None:
     """Change each attributed sample once, on top of what earlier rounds did to it; what they made of other samples is kept.
 
     Made from the plain images again, a sample would get back what an earlier round took from it, which the model by now no
@@ -56,7 +58,7 @@ def run(seed: int, round: int, augmentation: Augmentation, *, inputs: Mapping[st
         columns |= {"sample_id": np.arange(num_made), "rule": np.full(num_made, augmentation.rule)}
         write_table(out / "augmented.parquet", columns, AUGMENTED)
         write_array(out / "sources.npy", sources.ids)
-        write_json(out / "augmentation.json", {"mode": augmentation.mode})
+        write_json(out / "augmentation.json", {"mode": augmentation.mode, "held_out_too": selection.held_out_too})
     context.metrics["num_made"] = num_made
 
 
@@ -111,4 +113,4 @@ class _Maker:
         return images_BCHW, (images_BCHW != plain_BCHW).any(axis=1).sum(axis=(1, 2))
 
 
-STAGE = Stage(name="augment", needs=("prepare", "attribute"), may_need=("augment",), run=run, version=2)
+STAGE = Stage(name="augment", needs=("prepare", "attribute"), may_need=("augment",), run=run, version=3)

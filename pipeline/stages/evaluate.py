@@ -19,7 +19,7 @@ from pipeline.methods.lazy import torch
 from pipeline.methods.metrics import Evaluation
 from pipeline.methods.metrics.classification import confusion_KK
 from pipeline.methods.training.data import SampleSet
-from pipeline.stages.artifacts import Prepared, fresh_network, model_settings, read_model, write_json
+from pipeline.stages.artifacts import Made, Prepared, fresh_network, model_settings, read_model, write_json
 from pipeline.stages.explaining import Explainer, background_of
 from pipeline.stages.quality import Examiner, Quality, stack, write_quality
 from pipeline.stages.sharing import Columns, gather_columns
@@ -42,7 +42,7 @@ def run(
     out: Path,
     context: Context,
 ) -> None:
-    """Measure on every split but `train`; metrics are called <split>.<metric>.
+    """Measure on every split but `train`, as it is or as augmentation made it; metrics are called <split>.<metric>.
 
     Raises:
         ValueError: the model gives probabilities or values that are not numbers.
@@ -63,18 +63,21 @@ def run(
         )
         fresh = fresh_network(model_settings(inputs["model"]), prepared, seed=seed, purpose="untrained layers", device=context.device)
         examiner = Examiner(evaluation=evaluation, explainer=explainer, masks_NHW=prepared.masks, fresh=fresh, context=context)
-    _measure(model, prepared, evaluation, examiner, out=out, context=context)
+    splits = {split: prepared.samples(split) for split in prepared.splits if split != "train"}
+    if evaluation.replaced:
+        made = Made(inputs["augment"])
+        splits = {split: made.in_place_of(samples) for split, samples in splits.items()}
+    _measure(model, splits, evaluation, examiner, out=out, context=context)
 
 
 def _measure(
-    model: "nn.Module", prepared: Prepared, evaluation: Evaluation, examiner: Examiner | None, *, out: Path, context: Context
+    model: "nn.Module", splits: Mapping[str, SampleSet], evaluation: Evaluation, examiner: Examiner | None, *, out: Path, context: Context
 ) -> None:
     """Measure split by split, with explanations where there is an examiner, and write all tables."""
     quality: list[Quality] = []
     metrics: dict[str, float | None] = {}
     tables: list[Tables] = []
-    for split in (name for name in prepared.splits if name != "train"):
-        samples = prepared.samples(split)
+    for split, samples in splits.items():
         judged_N = gather_columns(len(samples), context, name=f"judge.{split}", work=_judge(model, samples, device=context.device))
         metrics |= {f"{split}.{name}": value for name, value in evaluation(judged_N["predicted"], samples.truth).items()}
         metrics[f"{split}.num_samples"] = len(samples)
@@ -140,4 +143,4 @@ def _outputs(split: str, samples: SampleSet, judged_N: Columns) -> Columns:
     }
 
 
-STAGE = Stage(name="evaluate", needs=("prepare", "model"), run=run, version=3)
+STAGE = Stage(name="evaluate", needs=("prepare", "model"), may_need=("augment",), run=run, version=4)

@@ -44,25 +44,22 @@ def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: 
 def training_set(prepared: Prepared, augment: Path) -> tuple[SampleSet, int, int]:
     """(plain and made samples, how many plain samples more an epoch draws, number of made samples).
 
-    In mode replace a made sample stands in its source's place, so that all arms draw in the same order; in mode append both
-    are trained on. Where nothing was made (same_compute), an epoch in mode append draws as many plain samples more as would
-    have been made.
+    Samples made of held-out ones have no part in it. In mode replace a made sample stands in its source's place, so that all arms draw in
+    the same order; in mode append both are trained on. Where nothing was made (same_compute), an epoch in mode append draws as many
+    plain samples more as would have been made.
     """
     train, made = prepared.samples("train"), Made(augment)
     foreign = np.setdiff1d(made.sources, train.sample_ids_N)
-    if len(foreign):
+    if len(foreign) and not made.held_out_too:
         raise ValueError(
             f"{augment} holds samples made from {len(foreign)} that are no training samples, such as sample_id {foreign[0]}; "
             "remove it and submit again"
         )
     if not len(made.images):
         return train, len(made.sources) if made.mode == "append" else 0, 0
-    images = SampleSet.of(made.images, labels=made.labels, sample_ids=made.sources, **prepared.facts.scales)
     if made.mode == "append":
-        return concatenate(train, images), 0, len(images)
-    kept = train.take(np.flatnonzero(~np.isin(train.sample_ids_N, made.sources)))
-    together = concatenate(kept, images)
-    return together.take(np.argsort(together.sample_ids_N, kind="stable")), 0, len(images)
+        return concatenate(train, made.like(train)), 0, len(made.images)
+    return made.in_place_of(train), 0, len(np.intersect1d(made.sources, train.sample_ids_N))
 
 
 STAGE = Stage(name="retrain", needs=("prepare", "model", "augment"), provides="model", run=run, version=3)

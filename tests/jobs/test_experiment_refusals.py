@@ -134,6 +134,14 @@ REFUSED = {
         "experiment: e\nsweep: {list: [{arm: a, published: {test.acuracy: 0.9}}]}",
         r"sweep: published: 'test\.acuracy' is no column of the table \(nearest: test\.accuracy;",
     ),
+    "a measure of what is not made": (
+        "experiment: e\nbase: {augmentation: {rule: replace_top, mode: replace}, evaluation: {replaced: true}}",
+        r"evaluation\.replaced measures on made samples; set selection to \{rule: all, held_out_too: true\}",
+    ),
+    "held-out samples made for nothing": (
+        "experiment: e\nbase: {selection: {rule: all, held_out_too: true}, augmentation: {rule: replace_top, mode: replace}}",
+        r"selection\.held_out_too makes samples that nothing is measured on; set evaluation\.replaced to true",
+    ),
     "two entries of one metric": (
         "experiment: e\nbase: {evaluation: {metrics: [pearson, {metric: pearson, reference: {method: integrated_gradients}}]}}",
         r"evaluation\.metrics: 2 metrics would be called 'pearson'; give them names of their own",

@@ -5,11 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
-from pipeline.core.tables import ATTRIBUTED, INDEX, read_table
+from pipeline.core.tables import ATTRIBUTED, INDEX, PREDICTIONS, read_table
 from pipeline.stages import STAGES
-from pipeline.stages.artifacts import read_array
+from pipeline.stages.artifacts import Made, read_array, read_model
 from pipeline.stages.retrain import training_set
 from tests.stages.runs import (
     BATCH_SIZE,
@@ -25,9 +26,9 @@ FILES = {
     ("prepare", 4): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
     ("pretrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
     ("attribute", 4): ["attributed.parquet", "attributions.npy", "record.json"],
-    ("augment", 2): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
+    ("augment", 3): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
     ("retrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
-    ("evaluate", 3): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
+    ("evaluate", 4): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
 }
 """(stage, version): names in its artifact. Where this changes the version has to: an older artifact would be found under the key."""
 
@@ -72,6 +73,33 @@ def test_samples_made_from_others_than_training_samples_are_refused(finished, tm
     np.save(tmp_path / "sources.npy", sources)
     with pytest.raises(ValueError, match=rf"made from 1 that are no training samples, such as sample_id {test_id}; remove it"):
         training_set(finished.prepared(), tmp_path)
+
+
+def test_what_is_removed_from_held_out_samples_is_measured_and_not_trained_on(finished):
+    prepared, plain = finished.prepared(), read_array(finished.folder("removed", "prepare") / "samples.npy")
+    columns, made = finished.made("removed")
+    assert columns["source_sample_id"].tolist() == list(range(NUM_TRAIN + NUM_TEST))
+    assert ((made != plain).sum((1, 2, 3)) > 0).all()
+    data, _, num_made = training_set(prepared, finished.folder("removed", "augment"))
+    train_ids = prepared.samples("train").sample_ids_N
+    assert (data.sample_ids_N.tolist(), num_made) == (train_ids.tolist(), NUM_PLAIN)
+    np.testing.assert_array_equal(data.stored(slice(None)), made[train_ids])
+    test = prepared.samples("test")
+    np.testing.assert_array_equal(
+        Made(finished.folder("removed", "augment")).in_place_of(test).stored(slice(None)), made[test.sample_ids_N]
+    )
+    # What evaluate says is what the model says of the made samples.
+    model = read_model(finished.folder("removed", "retrain"), device="cpu")
+    table = read_table(finished.folder("removed", "evaluate") / "predictions.parquet", PREDICTIONS).to_pandas().set_index("sample_id")
+    facts = prepared.facts
+    x = (torch.from_numpy(made[test.sample_ids_N]).float() / 255 - facts.mean_C[0]) / facts.std_C[0]
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            torch.nn.functional.cross_entropy(model(x), torch.from_numpy(test.labels_N), reduction="none"),
+            table.loc[test.sample_ids_N, "loss"],
+            rtol=1e-4,
+            atol=1e-5,
+        )
 
 
 @pytest.mark.parametrize(("arm", "rule"), [("append", "replace_top"), ("random", "replace_random"), ("bottom", "replace_bottom")])

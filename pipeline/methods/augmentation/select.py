@@ -25,6 +25,11 @@ class Selector(Protocol):
     depends_on_model: ClassVar[bool]
     """Whether another model would have other samples chosen."""
 
+    @property
+    def held_out_too(self) -> bool:
+        """Whether it is given the samples held out for validation and test beside those to train on."""
+        ...
+
     def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Choose samples; which ones does not depend on the order they come in.
 
@@ -53,18 +58,26 @@ def worst(loss_N: Floats, sample_ids_N: Ints, *, fraction: float) -> Chosen:
     return np.lexsort((sample_ids_N, -loss_N))[: share_of(fraction, len(loss_N))]
 
 
+class OfTraining(Settings):
+    """What rules that choose among the training samples have in common; not a rule itself."""
+
+    held_out_too: ClassVar[bool] = False
+
+
 class SelectAll(Settings):
     """All samples."""
 
     depends_on_model: ClassVar[bool] = False
     rule: Literal["all"] = "all"
+    held_out_too: bool = False
+    """Takes those held out for validation and test as well, so that `evaluation.replaced` can measure on them: remove and retrain."""
 
     def __call__(self, *, loss_N: Floats, prediction_N: Ints, label_N: Ints, sample_ids_N: Ints, seed: int, round: int) -> Chosen:
         """Every position. See `Selector`."""
         return np.arange(len(sample_ids_N))
 
 
-class Worst(Settings):
+class Worst(OfTraining):
     """The samples with the highest loss."""
 
     depends_on_model: ClassVar[bool] = True
@@ -77,7 +90,7 @@ class Worst(Settings):
         return np.sort(worst(loss_N, sample_ids_N, fraction=self.fraction))
 
 
-class Misclassified(Settings):
+class Misclassified(OfTraining):
     """The samples whose prediction is wrong; there may be none."""
 
     depends_on_model: ClassVar[bool] = True
@@ -88,7 +101,7 @@ class Misclassified(Settings):
         return np.flatnonzero(prediction_N != label_N)
 
 
-class RandomFraction(Settings):
+class RandomFraction(OfTraining):
     """Samples drawn at random, without a look at the model: the control of the other rules."""
 
     depends_on_model: ClassVar[bool] = False
@@ -102,7 +115,7 @@ class RandomFraction(Settings):
         return np.sort(worst(streams.uniform(1)[:, 0], sample_ids_N, fraction=self.fraction))
 
 
-class ClassBalanced(Settings):
+class ClassBalanced(OfTraining):
     """In each class the samples with the highest loss, so that every class keeps its share."""
 
     depends_on_model: ClassVar[bool] = True

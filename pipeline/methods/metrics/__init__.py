@@ -56,6 +56,10 @@ class Evaluation(Settings):
     subset_seed: int = Field(default=0, ge=0)
     """Seed of which samples these are: the same for every run, whatever its own seed is, so that arms are compared on equal samples."""
 
+    replaced: bool = False
+    """Measures on the held-out samples as augmentation made them, not as they are: remove and retrain (Hooker et al. 2018,
+    arXiv:1806.10758). Needs selection all with held_out_too, and an augmentation with mode replace."""
+
     @field_validator("metrics")
     @classmethod
     def _check_columns(cls, metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
