@@ -50,9 +50,10 @@ class SampleStreams:
         return (bits_BN >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def normal(self, size: int, *, draw: int = 0) -> NDArray[np.float64]:
-        """(B, size) standard normal numbers, from pairs of uniform ones (Box and Muller 1958)."""
-        first, second = np.split(self.uniform(2 * size, draw=draw), 2, axis=1)
-        return np.sqrt(-2.0 * np.log1p(-first)) * np.cos(2.0 * np.pi * second)
+        """(B, size) standard normal numbers, two from each pair of uniform ones (Box and Muller 1958)."""
+        first, second = np.split(self.uniform(size + size % 2, draw=draw), 2, axis=1)
+        radius, angle = np.sqrt(-2.0 * np.log1p(-first)), 2.0 * np.pi * second
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :size]
 
     def words(self, draw: int) -> tuple[int, int]:
         """The two halves, 64 bits each, of the name of one draw."""

@@ -21,9 +21,10 @@ def uniform_on(device: torch.device, streams: SampleStreams, size: int, *, draw:
 
 
 def normal_on(device: torch.device, streams: SampleStreams, size: int, *, draw: int = 0) -> torch.Tensor:
-    """(B, size) standard normal numbers, float64: those of `SampleStreams.normal` up to the rounding of logarithm and cosine."""
-    first_BN, second_BN = uniform_on(device, streams, 2 * size, draw=draw).chunk(2, dim=1)
-    return torch.sqrt(-2.0 * torch.log1p(-first_BN)) * torch.cos(2.0 * torch.pi * second_BN)
+    """(B, size) standard normal numbers, float64: those of `SampleStreams.normal` up to the rounding of logarithm, cosine and sine."""
+    first_BN, second_BN = uniform_on(device, streams, size + size % 2, draw=draw).chunk(2, dim=1)
+    radius_BN, angle_BN = torch.sqrt(-2.0 * torch.log1p(-first_BN)), 2.0 * torch.pi * second_BN
+    return torch.cat([radius_BN * torch.cos(angle_BN), radius_BN * torch.sin(angle_BN)], dim=1)[:, :size]
 
 
 def _signed(word: int) -> int:

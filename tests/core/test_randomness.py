@@ -75,6 +75,10 @@ def test_normal_numbers_have_the_moments_of_the_normal_distribution():
     assert drawn.mean() == pytest.approx(0, abs=5 / np.sqrt(drawn.size))
     assert drawn.var() == pytest.approx(1, abs=5 * np.sqrt(2 / drawn.size))
     assert (drawn**4).mean() == pytest.approx(3, abs=5 * np.sqrt(96 / drawn.size))
+    # The two numbers of a pair are independent, in their sizes too.
+    one, other = np.split(drawn, 2, axis=1)
+    for first, second in ((one, other), (one**2, other**2)):
+        assert correlation(first, second) < 5 / np.sqrt(one.size)
 
 
 @pytest.mark.parametrize(

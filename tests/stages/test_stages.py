@@ -25,7 +25,7 @@ from tests.stages.runs import (
 FILES = {
     ("prepare", 4): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
     ("pretrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
-    ("attribute", 4): ["attributed.parquet", "attributions.npy", "record.json"],
+    ("attribute", 5): ["attributed.parquet", "attributions.npy", "record.json"],
     ("augment", 3): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
     ("retrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
     ("evaluate", 4): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
