@@ -105,7 +105,8 @@ class Checkpoint:
 
     def sample(self, stored_CHW: NDArray[Any]) -> SampleSet:
         """The one sample, to be fed to the model."""
-        return SampleSet.of(stored_CHW[None], labels=[0], **self.facts.scales)
+        values = None if self.facts.task == "classes" else np.zeros((1, self.facts.num_outputs), dtype=np.float32)
+        return SampleSet.of(stored_CHW[None], labels=[0], task=self.facts.task, values=values, **self.facts.scales)
 
     def background(self, sample: SampleSet) -> Background:
         """What a method may know: range, training samples, and one stream for the one sample."""

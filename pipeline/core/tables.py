@@ -23,7 +23,7 @@ SAMPLE_ID = _field("sample_id", pa.int64(), "row of samples.npy")
 INDEX = pa.schema(
     [
         SAMPLE_ID,
-        _field("label", pa.int32(), "class index; -1 where values are to be predicted"),
+        _field("label", pa.int32(), "class index; -1 where samples have labels or values"),
         _field("split", pa.string(), "train, validation or a test split"),
         _field("fold", pa.int32(), "fold of the training part; -1 elsewhere"),
         _field("source", pa.string(), "file and position that the sample came from"),
@@ -76,12 +76,12 @@ OUTPUTS = pa.schema(
     [
         SAMPLE_ID,
         _field("split", pa.string(), "split of prepare's index"),
-        _field("output", pa.int32(), "value's index"),
-        _field("truth", pa.float32(), "that of the value"),
-        _field("predicted", pa.float32(), "that of the value"),
+        _field("output", pa.int32(), "label's or value's index"),
+        _field("truth", pa.float32(), "0 or 1; or that of the value"),
+        _field("predicted", pa.float32(), "probability; or that of the value"),
     ]
 )
-"""What `evaluate` writes where values are predicted: one row a sample and value."""
+"""What `evaluate` writes of labels and values: one row a sample and output."""
 
 CONFUSION = pa.schema(
     [

@@ -38,19 +38,30 @@ def loss_of(
     label_smoothing: float = 0.0,
     reduction: Literal["none", "sum"] = "none",
 ) -> torch.Tensor:
-    """Loss of each sample (B,), or its sum: cross-entropy in nats, or the squared error, mean over the K values.
+    """Loss of each sample (B,), or its sum: cross-entropy in nats, of labels the mean over all K; or the squared error, likewise.
 
     Args:
         outputs_BK: what the model says.
-        truth: class index (B,), int64; or values (B, K).
+        truth: class index (B,), int64; or labels, 0 or 1, or values (B, K).
         task: what is asked.
-        label_smoothing: share of the target's probability that is spread over all classes; without meaning for values.
+        label_smoothing: share of the target's probability that is spread over all classes; for classes only.
         reduction: none or sum.
     """
     if task == "classes":
         return torch.nn.functional.cross_entropy(outputs_BK, truth, label_smoothing=label_smoothing, reduction=reduction)
-    loss_B = (outputs_BK - truth.to(outputs_BK.dtype)).square().mean(1)
+    truth_BK = truth.to(outputs_BK.dtype)
+    if task == "labels":
+        loss_B = torch.nn.functional.binary_cross_entropy_with_logits(outputs_BK, truth_BK, reduction="none").mean(1)
+    else:
+        loss_B = (outputs_BK - truth_BK).square().mean(1)
     return loss_B if reduction == "none" else loss_B.sum()
+
+
+def predicted(outputs_BK: torch.Tensor, task: Task) -> torch.Tensor:
+    """(B, K) what outputs stand for: probabilities of classes, which sum to 1, those of labels, or values."""
+    if task == "classes":
+        return outputs_BK.softmax(1)
+    return outputs_BK.sigmoid() if task == "labels" else outputs_BK
 
 
 def judged(

@@ -1,7 +1,7 @@
 """What the stages hand one another: the files of each artifact, written and read in one place.
 
-prepare:   index.parquet (INDEX), samples.npy (images uint8, N C H W; features float32, N F), dataset.json; values.npy (float32, N K)
-           where values are to be predicted, masks.npy (bool, N H W) where the data set has masks
+prepare:   index.parquet (INDEX), samples.npy (see tasks.FORMS), dataset.json; values.npy (float32, N K) where samples have labels or
+           values, masks.npy (bool, N H W) where the data set has masks
 pretrain, retrain: weights.safetensors, model.json, history.json, tensorboard/ (the history, as TensorBoard scalars)
 attribute: attributions.npy (float32, one row a row of the table), attributed.parquet (ATTRIBUTED)
 augment:   samples.npy (as that of prepare), augmented.parquet (AUGMENTED), sources.npy (int64), augmentation.json
@@ -62,7 +62,7 @@ class DatasetFacts:
 
     task: Task
     input_shape: tuple[int, ...]
-    """(C, H, W) of images, (F,) of features."""
+    """(C, H, W) of images, (C, T) of signals, (F,) of features."""
     output_names: tuple[str, ...]
     """Classes, or values."""
     mean_C: tuple[float, ...]
@@ -131,6 +131,7 @@ class Prepared:
             read_array(self.folder / "samples.npy"),
             rows=rows,
             labels=self.index["label"][rows],
+            task=self.facts.task,
             values=np.asarray(read_array(values)[rows]) if values.exists() else None,
             sample_ids=self.index["sample_id"][rows],
             **self.facts.scales,
@@ -191,7 +192,7 @@ class Made:
 
     def like(self, plain: SampleSet) -> SampleSet:
         """The made samples, each by the id of its source, as normalised as others."""
-        scales = {"mean": plain.mean_C, "std": plain.std_C, "lowest": plain.lowest_C, "highest": plain.highest_C}
+        scales: dict[str, Any] = {"mean": plain.mean_C, "std": plain.std_C, "lowest": plain.lowest_C, "highest": plain.highest_C}
         return SampleSet.of(self.images, labels=self.labels, sample_ids=self.sources[: len(self.images)], **scales)
 
 

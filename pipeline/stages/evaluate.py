@@ -94,11 +94,13 @@ def _measure(
 
 
 def _judge(model: "nn.Module", samples: SampleSet, *, device: str) -> Callable[[NDArray[np.int64]], Columns]:
-    """What the model says of the samples at some positions: probabilities of classes, or values; and its loss."""
+    """What the model says of the samples at some positions: probabilities of classes or labels, or values; and its loss."""
 
     def judge(positions: NDArray[np.int64]) -> Columns:
         outputs_BK, loss_B = judged(model, *samples.batch(positions, device=device), task=samples.task, dtype=torch.float64)
-        predicted_BK = outputs_BK.softmax(1) if samples.task == "classes" else outputs_BK
+        predicted_BK = {"classes": lambda: outputs_BK.softmax(1), "labels": outputs_BK.sigmoid, "values": lambda: outputs_BK}[
+            samples.task
+        ]()
         return {"predicted": predicted_BK.cpu().numpy(), "loss": loss_B.cpu().numpy()}
 
     return judge

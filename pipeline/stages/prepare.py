@@ -86,10 +86,11 @@ def splits_and_folds(data: Dataset, samples: Samples) -> tuple[NDArray[np.str_],
 def facts_of(data: Dataset, samples: Samples, train_NCHW: NDArray[Any]) -> DatasetFacts:
     """What holds of all samples, from those of the train split."""
     is_image = data.kind == "image"
-    mean_C, std_C = (_statistics if is_image else _feature_statistics)(train_NCHW)
+    mean_C, std_C = (_statistics if is_image else _float_statistics)(train_NCHW)
     if data.normalised_by == "nothing":
         mean_C, std_C = np.zeros_like(mean_C), np.ones_like(std_C)
-    lowest_C, highest_C = (np.zeros_like(mean_C), np.ones_like(mean_C)) if is_image else (train_NCHW.min(axis=0), train_NCHW.max(axis=0))
+    inner = tuple(axis for axis in range(train_NCHW.ndim) if axis != 1)
+    lowest_C, highest_C = (np.zeros_like(mean_C), np.ones_like(mean_C)) if is_image else (train_NCHW.min(inner), train_NCHW.max(inner))
     return DatasetFacts(
         task=data.task,
         input_shape=samples.x_NCHW.shape[1:],
@@ -111,10 +112,11 @@ def _statistics(images_NCHW: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ND
     return mean_C, np.maximum(std_C, 1.0 / 255.0)  # A constant channel must not be divided by zero.
 
 
-def _feature_statistics(features_NF: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of each feature; 1 for a constant one, which must not be divided by zero."""
-    mean_F, std_F = features_NF.mean(axis=0, dtype=np.float64), features_NF.std(axis=0, dtype=np.float64)
-    return mean_F, np.where(std_F > 0, std_F, 1.0)
+def _float_statistics(values_NCT: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each channel or feature; 1 for a constant one, which must not be divided by zero."""
+    inner = tuple(axis for axis in range(values_NCT.ndim) if axis != 1)
+    mean_C, std_C = values_NCT.mean(inner, dtype=np.float64), values_NCT.std(inner, dtype=np.float64)
+    return mean_C, np.where(std_C > 0, std_C, 1.0)
 
 
 STAGE = Stage(name="prepare", needs=(), run=run, version=4)

@@ -22,3 +22,11 @@ def test_of_values_it_is_the_squared_error_averaged_over_the_values_of_a_sample(
     expected = ((OUTPUTS - values) ** 2).mean(1)
     assert_close(loss_of(OUTPUTS, values, "values"), expected, rtol=0, atol=1e-12)
     assert_close(loss_of(OUTPUTS, values, "values", reduction="sum"), expected.sum(), rtol=0, atol=1e-12)
+
+
+def test_of_labels_it_is_the_binary_cross_entropy_averaged_over_all_labels():
+    labels = torch.tensor([[1, 0, 0], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
+    probability = OUTPUTS.sigmoid()
+    expected = -torch.where(labels == 1, probability, 1 - probability).log().mean(1)
+    assert_close(loss_of(OUTPUTS, labels, "labels"), expected, rtol=0, atol=1e-12)
+    assert_close(loss_of(OUTPUTS, labels, "labels", reduction="sum"), expected.sum(), rtol=0, atol=1e-12)

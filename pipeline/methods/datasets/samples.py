@@ -1,20 +1,20 @@
 """What every data set gives: all its samples in memory, in one form. numpy only.
 
-N = samples, C = channels, H, W = pixels, F = features, K = outputs: classes, or values to predict
+N = samples, C = channels, H, W = pixels, F = features, T = time steps, L = tokens, K = outputs: classes, labels or values
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import UserError
-from pipeline.methods.tasks import Kind, Task
+from pipeline.methods.tasks import Kind, Task, kind_of
 
 NO_CLASS = -1
-"""Label of a sample that has no class, but values to predict."""
+"""Label of a sample that has no class of its own, but labels or values."""
 
 
 class DataFileError(UserError, ValueError):
@@ -29,18 +29,18 @@ class MissingDataError(DataFileError, FileNotFoundError):
 class Samples:
     """Samples with what is known of each; `prepare` turns them into an index and a memory-mapped array."""
 
-    x_NCHW: NDArray[np.uint8] | NDArray[np.float32]
-    """Images (N, C, H, W) uint8, or features (N, F) float32."""
+    x_NCHW: NDArray[Any]
+    """Images (N, C, H, W) uint8, signals (N, C, T) float32, features (N, F) float32, or tokens (N, L) int32."""
     labels_N: NDArray[np.int32]
-    """Positions in `output_names`; NO_CLASS where values are to be predicted."""
+    """Positions in `output_names`; NO_CLASS where samples have labels or values."""
     splits_N: NDArray[np.str_]
     """'train', or the name of a test split: 'test', 'test_clean'."""
     sources_N: list[str]
     """File and position that the sample came from, such as 'train-images-idx3-ubyte[17]'."""
     output_names: tuple[str, ...]
-    """Of the classes, or of the values."""
+    """Of the classes, labels or values."""
     values_NK: NDArray[np.float32] | None = None
-    """The real numbers to predict; None where there are classes."""
+    """The real numbers to predict, or labels, 1 for those that a sample has and 0 for others; None where there are classes."""
     masks_NHW: NDArray[np.bool_] | None = None
     """Where what tells the class is known to lie in each image, nowhere in some; None where nobody knows."""
 
@@ -49,8 +49,7 @@ class Samples:
         if len(set(lengths.values())) != 1:
             raise ValueError(f"a data set needs as many samples as labels, splits and sources, got {lengths}")
         x_NCHW, masks_NHW, (num, _, *size) = self.x_NCHW, self.masks_NHW, self.x_NCHW.shape
-        if (x_NCHW.dtype, x_NCHW.ndim) not in ((np.uint8, 4), (np.float32, 2)):
-            raise ValueError(f"samples must be uint8 in N, C, H, W or float32 in N, F; got {x_NCHW.dtype} in {x_NCHW.shape}")
+        kind_of(x_NCHW)
         if x_NCHW.dtype == np.float32 and not (finite := np.isfinite(x_NCHW)).all():
             first = np.argwhere(~finite)[0]
             raise DataFileError(f"{self.sources_N[first[0]]}: value {first[1:].tolist()} is not finite ({x_NCHW[tuple(first)]})")
@@ -67,7 +66,7 @@ class Samples:
             if self.values_NK.dtype != np.float32 or self.values_NK.shape != wanted or not np.isfinite(self.values_NK).all():
                 raise ValueError(f"values must be finite float32 in N, K = {wanted}; got {self.values_NK.dtype} in {self.values_NK.shape}")
             if not (self.labels_N == NO_CLASS).all():
-                raise ValueError(f"samples with values to predict have no class: wanted labels {NO_CLASS}, got {lowest} to {highest}")
+                raise ValueError(f"samples with labels or values have no class: wanted labels {NO_CLASS}, got {lowest} to {highest}")
 
     def __len__(self) -> int:
         return len(self.labels_N)

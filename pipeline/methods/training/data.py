@@ -1,6 +1,6 @@
 """Samples for training, attribution and evaluation, sliced out of (memory-mapped) arrays a whole batch at a time.
 
-N = samples, B = batch, C = channels or features, H, W = pixels, K = outputs. Features (N, F) work like images, each a channel.
+N = samples, B = batch, C = channels or features, H, W = pixels, K = outputs. Signals (N, C, T) and features (N, F) work like images.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.methods.lazy import torch
-from pipeline.methods.tasks import Task
+from pipeline.methods.tasks import Kind, Task, kind_of
 
 Positions = NDArray[np.integer] | slice
-UNITS = {np.dtype(np.uint8): 255.0, np.dtype(np.float32): 1.0}
+UNITS: dict[Kind, float] = {"image": 255.0, "signal": 1.0, "features": 1.0}
 """How many stored units make one of those that mean and standard deviation are given in: pixels count in [0, 1]."""
 
 
@@ -24,15 +24,17 @@ class SampleSet:
     """N samples, in an order of their own, out of one or more arrays that are never copied whole."""
 
     arrays: tuple[NDArray[Any], ...]
-    """Where the samples lie, images (rows, C, H, W) uint8 or features (rows, F) float32, memory-mapped or not."""
+    """Where the samples lie, in one of the forms of `tasks.FORMS`, memory-mapped or not."""
     array_of_N: NDArray[np.int64]
     """Position in `arrays` of each sample's array."""
     row_of_N: NDArray[np.int64]
     """Row of each sample in its array."""
     labels_N: NDArray[np.int64]
-    """Class index; -1 where values are to be predicted."""
+    """Class index; -1 where samples have labels or values."""
+    task: Task
+    """What is asked of the samples."""
     values_NK: NDArray[np.float32] | None = None
-    """Values to predict; None where there are classes."""
+    """Labels, 0 or 1, or values to predict; None where there are classes."""
     sample_ids_N: NDArray[np.int64]
     mean_C: NDArray[np.float32]
     """What normalised samples are centred at, a channel or feature; images in [0, 1] units of pixel / 255."""
@@ -53,6 +55,7 @@ class SampleSet:
         std: ArrayLike,
         lowest: ArrayLike = 0.0,
         highest: ArrayLike = 1.0,
+        task: Task = "classes",
         values: NDArray[np.float32] | None = None,
         rows: ArrayLike | None = None,
         sample_ids: ArrayLike | None = None,
@@ -60,21 +63,23 @@ class SampleSet:
         """Samples of one array.
 
         Args:
-            array: (rows, C, H, W) uint8, or (rows, F) float32.
+            array: samples in one of the forms of `tasks.FORMS`.
             labels: class index of each sample.
             mean: (C,) or one number; of images, of pixel / 255.
             std: likewise; above 0.
             lowest: likewise, the least value that a sample can have.
             highest: likewise, the greatest one.
-            values: (N, K) values to predict; None where there are classes.
+            task: what is asked of the samples.
+            values: (N, K) labels or values to predict; None where there are classes.
             rows: row of each sample; None takes all rows in order.
             sample_ids: id of each sample; None takes the rows.
 
         Raises:
             ValueError: the array is of another type or form, lengths differ, or a standard deviation is not above 0.
         """
-        if (array.dtype, array.ndim) not in ((np.uint8, 4), (np.float32, 2)):
-            raise ValueError(f"samples must be uint8 in rows, C, H, W or float32 in rows, F; got {array.dtype} in {array.shape}")
+        kind_of(array)
+        if (values is None) != (task == "classes"):
+            raise ValueError(f"task {task} {'takes no' if task == 'classes' else 'needs'} values, one row a sample")
         rows_N = np.arange(len(array)) if rows is None else np.asarray(rows, dtype=np.int64)
         ids_N = rows_N if sample_ids is None else np.asarray(sample_ids, dtype=np.int64)
         labels_N = np.asarray(labels, dtype=np.int64)
@@ -93,6 +98,7 @@ class SampleSet:
             array_of_N=np.zeros(len(rows_N), dtype=np.int64),
             row_of_N=rows_N,
             labels_N=labels_N,
+            task=task,
             values_NK=values,
             sample_ids_N=ids_N,
             mean_C=mean_C,
@@ -105,18 +111,18 @@ class SampleSet:
         return len(self.labels_N)
 
     @property
-    def task(self) -> Task:
-        """What is asked of the samples."""
-        return "classes" if self.values_NK is None else "values"
+    def kind(self) -> Kind:
+        """What the samples are."""
+        return kind_of(self.arrays[0])
 
     @property
     def truth(self) -> NDArray[Any]:
-        """Classes (N,), or values (N, K)."""
+        """Classes (N,), or labels or values (N, K)."""
         return self.labels_N if self.values_NK is None else self.values_NK
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """(C, H, W) of one image, (F,) of features."""
+        """(C, H, W) of one image, (C, T) of a signal, (F,) of features."""
         return self.arrays[0].shape[1:]
 
     def stored(self, positions: Positions) -> NDArray[Any]:
@@ -132,12 +138,12 @@ class SampleSet:
         """What the model gets, and what it should say of it, on the device.
 
         Returns:
-            Normalised samples (B, C, H, W) float32, of images (pixel / 255 - mean) / std; and the truth: classes (B,) int64, or values
-            (B, K) float32.
+            Normalised samples (B, C, H, W) float32, of images (pixel / 255 - mean) / std; and the truth: classes (B,) int64, or labels
+            or values (B, K) float32.
         """
         # The bytes travel and become floats on the device: a quarter of the transfer.
         x_BCHW = torch.from_numpy(self.stored(positions)).to(device).float()
-        unit = UNITS[self.arrays[0].dtype]
+        unit = UNITS[self.kind]
         scale_C, mean_C = (self._by_channel(value_C, device=device) for value_C in (unit * self.std_C, unit * self.mean_C))
         return x_BCHW.sub_(mean_C).div_(scale_C), torch.tensor(self.truth[positions], device=device)
 

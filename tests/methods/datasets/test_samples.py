@@ -28,7 +28,7 @@ def test_columns_of_unequal_length_are_refused():
 
 def test_samples_of_another_type_or_form_are_refused():
     assert len(samples(x_NCHW=np.zeros((2, 5), dtype=np.float32))) == 2
-    with pytest.raises(ValueError, match="must be uint8 in N, C, H, W or float32 in N, F; got float32 in"):
+    with pytest.raises(ValueError, match=r"wanted samples of image uint8 with 4 axes, signal .*; got float32 in"):
         samples(x_NCHW=np.zeros((2, 1, 4, 4), dtype=np.float32))
     with pytest.raises(ValueError, match=r"got uint8 in \(2, 4, 4\)"):
         samples(x_NCHW=np.zeros((2, 4, 4), dtype=np.uint8))

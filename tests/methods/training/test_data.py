@@ -68,7 +68,15 @@ VALUES = np.arange(12, dtype=np.float32).reshape(6, 2)
 
 
 def feature_set(**changes):
-    given = {"labels": np.full(6, -1), "values": VALUES, "mean": MEAN, "std": STD, "lowest": (-4, -3, -2), "highest": (4, 5, 6)}
+    given = {
+        "labels": np.full(6, -1),
+        "task": "values",
+        "values": VALUES,
+        "mean": MEAN,
+        "std": STD,
+        "lowest": (-4, -3, -2),
+        "highest": (4, 5, 6),
+    }
     return SampleSet.of(FEATURES, **(given | changes))
 
 
@@ -97,7 +105,7 @@ def test_black_and_white_are_the_range_of_images():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"samples must be uint8 in rows, C, H, W or float32 in rows, F; got float64"):
+    with pytest.raises(ValueError, match=r"wanted samples of image uint8 with 4 axes, .*; got float64"):
         image_set(PIXELS / 255)
     with pytest.raises(ValueError, match=r"wanted as many of each, got {'rows': 12, 'labels': 3, 'sample_ids': 12}"):
         image_set(labels=[0, 1, 2])
@@ -106,6 +114,6 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="must agree in mean_C"):
         concatenate(image_set(), image_set(mean=0.5))
     with pytest.raises(ValueError, match="must agree in task, got values and classes"):
-        concatenate(feature_set(), feature_set(values=None))
+        concatenate(feature_set(), feature_set(task="classes", values=None))
     with pytest.raises(ValueError, match="must agree in sample_shape"):
         concatenate(image_set(), image_set(PIXELS[..., :3]))
