@@ -5,9 +5,10 @@ from pydantic import Field, model_validator
 from pipeline.core.settings import Settings
 from pipeline.methods.attribution import Attribution, DeepLift, GivenClass, IntegratedGradients, Loss, Target, TrueLabel
 from pipeline.methods.augmentation import Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
-from pipeline.methods.datasets import Additive, Dataset, MnistSmall
+from pipeline.methods.datasets import Additive, Dataset, MnistSmall, News20
 from pipeline.methods.metrics import Agreement, Evaluation, ExactCounterpart, KnownTruth, TopK
-from pipeline.methods.models import Model, Oracle, SmallCnn
+from pipeline.methods.models import Model, Oracle, SmallCnn, TextModel
+from pipeline.methods.tasks import TokenMaps
 from pipeline.methods.training.settings import Retraining, Training
 
 
@@ -28,6 +29,8 @@ class RunConfig(Settings):
     """Which output of the model is explained."""
     selection: Selection = Field(default_factory=Worst)
     """Which training samples are explained and changed."""
+    token_maps: TokenMaps = "sum"
+    """What attribute keeps of text: a number a word, the sum over its vector, or each value of the vectors. Other samples have no words."""
     augmentation: Augmentation = Field(default_factory=NoAugmentation)
     """What is done to them."""
     rounds: int = Field(default=1, ge=1, le=100)
@@ -71,6 +74,8 @@ class RunConfig(Settings):
             raise ValueError(
                 f"model {self.model.model} takes {' or '.join(self.model.kinds)}, data set {name} has {kind}; take another one"
             )
+        if isinstance(self.model, TextModel) and isinstance(self.data, News20) and not (self.model.width or self.data.vectors):
+            raise ValueError(f"model {self.model.model} needs the size of its words' vectors; set model.width, or data.vectors")
         if kind != "image" and not isinstance(self.augmentation, NoAugmentation | SameCompute):
             raise ValueError(f"augmentation {self.augmentation.rule} changes images, and data set {name} has {kind}; set its rule to none")
         if misfits := self.evaluation.misfits(task):

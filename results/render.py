@@ -43,10 +43,15 @@ class Layout:
 
 
 def number(value: float, *, sign: str = "") -> str:
-    """Three decimals; three digits from 1000 on; "n/a" for NaN. `sign="+"` writes the plus too; there is no -0.000."""
+    """Three decimals; three digits from 1000 on, and two below .0005, in size; "n/a" for NaN; there is no -0.000.
+
+    `sign="+"` is for differences: it writes the plus too, and three decimals of small ones.
+    """
     if not isfinite(value):
         return "n/a"
-    # By what is written: 999.9996 with three decimals would be 1000.000.
+    # By what is written: 999.9996 with three decimals would be 1000.000, and 0.0004 none but zeros.
+    if not sign and 1e-12 < abs(value) < 5e-4:
+        return format(value, ".1e")
     return format(value, f"{sign}z.3f") if abs(round(value, 3)) < 1000 else format(value, f"{sign}.3g")
 
 

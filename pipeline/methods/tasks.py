@@ -12,6 +12,9 @@ Task = Literal["classes", "labels", "values"]
 """classes: one of K for each sample, outputs are logits; labels: any of K, outputs are a logit each; values: K real numbers, outputs
 are those numbers."""
 
+TokenMaps = Literal["sum", "values"]
+"""What is kept of an attribution of text: one number a token, the sum over its vector, or each value of the vector."""
+
 FORMS: dict[tuple[type[np.generic], int], Kind] = {
     (np.uint8, 4): "image",
     (np.float32, 3): "signal",

@@ -1,8 +1,10 @@
 """What the stages hand one another: the files of each artifact, written and read in one place.
 
 prepare:   index.parquet (INDEX), samples.npy (see tasks.FORMS), dataset.json; values.npy (float32, N K) where samples have labels or
-           values, masks.npy (bool, N H W) where the data set has masks
-pretrain, retrain: weights.safetensors, model.json, history.json, tensorboard/ (the history, as TensorBoard scalars)
+           values, masks.npy (bool, N H W) where the data set has masks; of text vocabulary.txt, a word a line, and vectors.npy
+           (float32, V E) where words have some
+pretrain, retrain: weights.safetensors, model.json, history.json, tensorboard/ (the history, as TensorBoard scalars); of text
+           vocabulary.txt
 attribute: attributions.npy (float32, one row a row of the table), attributed.parquet (ATTRIBUTED)
 augment:   samples.npy (as that of prepare), augmented.parquet (AUGMENTED), sources.npy (int64), augmentation.json
 evaluate:  metrics.json; of classes predictions.parquet (PREDICTIONS) and confusion.parquet (CONFUSION), of values outputs.parquet
@@ -56,6 +58,18 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def write_vocabulary(folder: Path, vocabulary: Sequence[str]) -> None:
+    """Write vocabulary.txt, where there is one."""
+    if vocabulary:
+        (folder / "vocabulary.txt").write_text("".join(f"{word}\n" for word in vocabulary), encoding="utf-8")
+
+
+def read_vocabulary(folder: Path) -> tuple[str, ...]:
+    """The word of each token; empty where samples are no text."""
+    path = folder / "vocabulary.txt"
+    return tuple(path.read_text(encoding="utf-8").split("\n")[:-1]) if path.exists() else ()
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
     """dataset.json: what holds of all samples."""
@@ -73,11 +87,21 @@ class DatasetFacts:
     """Its least value, in the same units."""
     highest_C: tuple[float, ...]
     """Its greatest value, in the same units."""
+    num_words: int = 0
+    """V, words of the vocabulary; 0 where samples are no text."""
+    vector_size: int = 0
+    """E, of the words' vectors; 0 where there are none."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "DatasetFacts":
         """The facts, from what JSON gives back."""
-        return cls(task=given["task"], **{name: tuple(value) for name, value in given.items() if name != "task"})
+        lists: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        return cls(**lists)
+
+    @property
+    def of_text(self) -> dict[str, int]:
+        """What networks for text, and no others, have to know."""
+        return {"num_words": self.num_words, "vector_size": self.vector_size} if self.num_words else {}
 
     @property
     def scales(self) -> dict[str, Any]:
@@ -116,6 +140,11 @@ class Prepared:
         """The splits that hold samples, `train` first."""
         found = set(self.index["split"].tolist())
         return tuple(sorted(found, key=lambda split: (split != "train", split != "validation", split)))
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The word of each token; empty where samples are no text."""
+        return read_vocabulary(self.folder)
 
     @cached_property
     def masks(self) -> NDArray[np.bool_] | None:
@@ -200,16 +229,34 @@ def fresh_network(model: ModelSettings, prepared: Prepared, *, seed: int, device
     """The network with untrained weights that depend on the seed and what they are for alone."""
     # Of the 63 bits torch's generator on the CPU uses the low 32 only, which the hash mixes too.
     torch.manual_seed(stream_key(seed, purpose) % 2**63)
-    return model.build(input_shape=prepared.facts.input_shape, num_outputs=prepared.facts.num_outputs).to(device)
+    network = _built(model, prepared.facts)
+    if prepared.facts.vector_size:
+        vectors_VE = np.load(prepared.folder / "vectors.npy", allow_pickle=False)
+        with torch.no_grad():
+            network.get_parameter("embedding.weight").copy_(torch.from_numpy(vectors_VE))
+    return network.to(device)
 
 
-def write_model(folder: Path, model: "nn.Module", *, settings: Model, facts: DatasetFacts, history: Sequence[Mapping[str, Any]]) -> None:
-    """Weights, what is needed to build the network again, and how training went."""
+def _built(model: Any, facts: DatasetFacts) -> "nn.Module":
+    return model.build(input_shape=facts.input_shape, num_outputs=facts.num_outputs, **facts.of_text)
+
+
+def write_model(
+    folder: Path,
+    model: "nn.Module",
+    *,
+    settings: Model,
+    facts: DatasetFacts,
+    history: Sequence[Mapping[str, Any]],
+    vocabulary: Sequence[str] = (),
+) -> None:
+    """Weights, what is needed to build the network again and to feed it, and how training went."""
     from safetensors.torch import save_file
 
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "weights.safetensors")
     # With the facts of its data: whoever has the folder can build the network and feed it.
     write_json(folder / "model.json", {"model": plain(settings), "data": asdict(facts)})
+    write_vocabulary(folder, vocabulary)
     write_json(folder / "history.json", history)
     write_history(folder, history)
 
@@ -224,7 +271,7 @@ def read_model(folder: Path, *, device: str) -> "nn.Module":
     from safetensors.torch import load_file
 
     facts = read_facts(folder)
-    model = model_settings(folder).build(input_shape=facts.input_shape, num_outputs=facts.num_outputs)
+    model = _built(model_settings(folder), facts)
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     return model.to(device).eval()
 

@@ -17,6 +17,7 @@ from pipeline.methods.attribution import Attribution, Attributions, FromBaseline
 from pipeline.methods.augmentation import Selection
 from pipeline.methods.inference import judged
 from pipeline.methods.lazy import torch
+from pipeline.methods.tasks import TokenMaps
 from pipeline.methods.training.data import SampleSet
 from pipeline.stages.artifacts import Prepared, read_model
 from pipeline.stages.explaining import Explainer, background_of, refuse_non_finite
@@ -36,6 +37,7 @@ def run(
     attribution: Attribution,
     target: Target,
     selection: Selection,
+    token_maps: TokenMaps,
     *,
     inputs: Mapping[str, Path],
     out: Path,
@@ -60,13 +62,14 @@ def run(
         model=model,
         attribution=attribution,
         target=target,
-        background=background_of(train, seed=seed, context=context),
+        background=background_of(train, model=model, seed=seed, context=context),
         seed=seed,
         purpose="attribution",
         counters=(round,),
         device=context.device,
     )
-    explained_A = _explained(explainer, selected, path=out / "attributions.npy", context=context)
+    array = SharedArray(out / "attributions.npy", shape=_shape(selected, model, token_maps), dtype=np.float32, context=context)
+    explained_A = _explained(explainer, selected, array, context=context)
     _refuse_incomplete(explained_A, selected, attribution)
     if context.ranks.is_first:
         _write(out, selected, columns=explained_A | {name: column_N[chosen_A] for name, column_N in judged_N.items()})
@@ -85,13 +88,22 @@ def _judged(model: "nn.Module", offered: SampleSet, context: Context) -> Columns
     return judged_N
 
 
-def _explained(explainer: Explainer, selected: SampleSet, *, path: Path, context: Context) -> Columns:
-    """Write the attributions (A, C, H, W) of the selected samples; sums, extremes, gaps and targets, on every rank."""
-    array = SharedArray(path, shape=(len(selected), *selected.sample_shape), dtype=np.float32, context=context)
+def _shape(selected: SampleSet, model: "nn.Module", token_maps: TokenMaps) -> tuple[int, ...]:
+    """(A, C, H, W) of the attributions; of text (A, L), or (A, E, L) with each value of the words' vectors."""
+    if selected.kind == "tokens" and token_maps == "values":
+        return len(selected), model.get_parameter("embedding.weight").shape[1], *selected.sample_shape
+    return len(selected), *selected.sample_shape
+
+
+def _explained(explainer: Explainer, selected: SampleSet, array: SharedArray, *, context: Context) -> Columns:
+    """Write the attributions of the selected samples; sums, extremes, gaps and targets, on every rank."""
 
     def explain(positions: NDArray[np.int64]) -> Columns:
         explained = explainer(selected, positions)
-        array.rows[positions - array.span.start] = explained.found.phi_BCHW.float().cpu().numpy()
+        phi_BCHW = explained.found.phi_BCHW
+        # Of text the sum over the values of a word's vector, unless each is wanted.
+        kept = phi_BCHW if phi_BCHW.ndim == array.rows.ndim else phi_BCHW.sum(1)
+        array.rows[positions - array.span.start] = kept.float().cpu().numpy()
         return _columns(explained.found) | {"target": explained.score.target_B.int().cpu().numpy()}
 
     explained_A = gather_columns(len(selected), context, name="explain", work=explain, array=array)

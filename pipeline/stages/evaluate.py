@@ -56,7 +56,7 @@ def run(
             model=model,
             attribution=attribution,
             target=target,
-            background=background_of(prepared.samples("train"), seed=seed, context=context),
+            background=background_of(prepared.samples("train"), model=model, seed=seed, context=context),
             seed=seed,
             purpose="evaluation",
             device=context.device,

@@ -14,6 +14,7 @@ from pipeline.core.context import Context
 from pipeline.core.randomness import SampleStreams, generator
 from pipeline.methods.attribution import Attribution, Background, Target, attribute
 from pipeline.methods.inference import full_float32
+from pipeline.methods.lazy import torch
 from pipeline.methods.metrics import Explained
 from pipeline.methods.training.data import SampleSet
 from pipeline.stages.sharing import Columns
@@ -26,14 +27,23 @@ class NonFiniteAttributionError(ArithmeticError):
     """A sample's loss or attribution is infinite or not a number; the model, not the machine, has to change."""
 
 
-def background_of(train: SampleSet, *, seed: int, context: Context) -> Background:
+def embedded(model: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
+    """What is explained: the vectors (B, E, L) of tokens, inputs of other kinds as they are."""
+    with torch.no_grad():
+        return x if x.is_floating_point() else model.embed(x)  # pyright: ignore[reportCallIssue] - networks for text have it
+
+
+def background_of(train: SampleSet, *, model: "nn.Module", seed: int, context: Context) -> Background:
     """What methods may know of the data: the range of input values, and training samples in an order that the seed decides."""
-    lowest_CHW, highest_CHW = train.input_range(device=context.device)
+    if train.kind == "tokens":
+        lowest_CHW, highest_CHW = (limit[:, None] for limit in model.get_parameter("embedding.weight").detach().aminmax(dim=0))
+    else:
+        lowest_CHW, highest_CHW = train.input_range(device=context.device)
     order_N = generator(seed, "background").permutation(len(train))
     return Background(
         lowest_CHW=lowest_CHW,
         highest_CHW=highest_CHW,
-        samples=cache(lambda num: train.batch(order_N[:num], device=context.device)[0]),
+        samples=cache(lambda num: embedded(model, train.batch(order_N[:num], device=context.device)[0])),
         memory_bytes=None if context.pass_memory_gb is None else int(context.pass_memory_gb * 2**30),
     )
 
@@ -54,7 +64,7 @@ class Explainer:
 
     def __call__(self, samples: SampleSet, positions: NDArray[np.int64]) -> Explained:
         """The samples at these positions, each with what its own stream draws."""
-        x_BCHW, _ = samples.batch(positions, device=self.device)
+        x_BCHW = embedded(self.model, samples.batch(positions, device=self.device)[0])
         label_B = samples.explained_outputs(positions, device=self.device)
         with full_float32():
             score = self.target(self.model, x_BCHW, label_B)

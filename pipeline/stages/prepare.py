@@ -18,7 +18,7 @@ from pipeline.core.step import Stage
 from pipeline.core.tables import INDEX, write_table
 from pipeline.methods.datasets import Dataset, Samples
 from pipeline.methods.datasets.splits import stratified_folds
-from pipeline.stages.artifacts import DatasetFacts, write_array
+from pipeline.stages.artifacts import DatasetFacts, write_array, write_vocabulary
 from pipeline.stages.sharing import Columns, SharedArray, gather_columns
 
 
@@ -55,6 +55,9 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
             "sha256": copied_N["sha256"].astype(str),
         }
         write_table(out / "index.parquet", columns, INDEX)
+        write_vocabulary(out, samples.vocabulary)
+        if samples.vectors_VE is not None:
+            write_array(out / "vectors.npy", samples.vectors_VE)
         if samples.values_NK is not None:
             write_array(out / "values.npy", samples.values_NK)
         if samples.masks_NHW is not None:
@@ -85,6 +88,8 @@ def splits_and_folds(data: Dataset, samples: Samples) -> tuple[NDArray[np.str_],
 
 def facts_of(data: Dataset, samples: Samples, train_NCHW: NDArray[Any]) -> DatasetFacts:
     """What holds of all samples, from those of the train split."""
+    if data.kind == "tokens":
+        return _facts_of_text(data, samples)
     is_image = data.kind == "image"
     mean_C, std_C = (_statistics if is_image else _float_statistics)(train_NCHW)
     if data.normalised_by == "nothing":
@@ -99,6 +104,21 @@ def facts_of(data: Dataset, samples: Samples, train_NCHW: NDArray[Any]) -> Datas
         std_C=tuple(std_C.tolist()),
         lowest_C=tuple(lowest_C.tolist()),
         highest_C=tuple(highest_C.tolist()),
+    )
+
+
+def _facts_of_text(data: Dataset, samples: Samples) -> DatasetFacts:
+    """Tokens have no scale: they are numbers of words."""
+    return DatasetFacts(
+        task=data.task,
+        input_shape=samples.x_NCHW.shape[1:],
+        output_names=tuple(samples.output_names),
+        mean_C=(0.0,),
+        std_C=(1.0,),
+        lowest_C=(0.0,),
+        highest_C=(len(samples.vocabulary) - 1.0,),
+        num_words=len(samples.vocabulary),
+        vector_size=0 if samples.vectors_VE is None else samples.vectors_VE.shape[1],
     )
 
 

@@ -25,7 +25,8 @@ def run(seed: int, model: Model, pretraining: Training, *, inputs: Mapping[str, 
         final_loss=result.final_loss,
     )
     if context.ranks.is_first:
-        write_model(out, network, settings=model, facts=prepared.facts, history=result.history)
+        facts, vocabulary = prepared.facts, prepared.vocabulary
+        write_model(out, network, settings=model, facts=facts, history=result.history, vocabulary=vocabulary)
 
 
 STAGE = Stage(name="pretrain", needs=("prepare",), provides="model", run=run, version=3)

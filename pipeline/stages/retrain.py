@@ -38,7 +38,8 @@ def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: 
         made_samples_seen=num_made * result.epochs_run,
     )
     if context.ranks.is_first:
-        write_model(out, network, settings=model, facts=prepared.facts, history=result.history)
+        facts, vocabulary = prepared.facts, prepared.vocabulary
+        write_model(out, network, settings=model, facts=facts, history=result.history, vocabulary=vocabulary)
 
 
 def training_set(prepared: Prepared, augment: Path) -> tuple[SampleSet, int, int]:

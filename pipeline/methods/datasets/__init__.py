@@ -9,10 +9,11 @@ from pipeline.methods.datasets.additive import Additive
 from pipeline.methods.datasets.cifar import Cifar10, Cifar100
 from pipeline.methods.datasets.idx import Mnist
 from pipeline.methods.datasets.mnist_small import MnistSmall
+from pipeline.methods.datasets.news20 import News20
 from pipeline.methods.datasets.samples import DataFileError, DatasetSettings, MissingDataError, Samples
 from pipeline.methods.datasets.shortcut import Shortcut
 
-Dataset = Annotated[MnistSmall | Mnist | Cifar10 | Cifar100 | Shortcut | Additive, Field(discriminator="dataset")]
+Dataset = Annotated[MnistSmall | Mnist | Cifar10 | Cifar100 | Shortcut | News20 | Additive, Field(discriminator="dataset")]
 DATASETS = tuple(members(Dataset).values())
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "MissingDataError",
     "Mnist",
     "MnistSmall",
+    "News20",
     "Samples",
     "Shortcut",
 ]

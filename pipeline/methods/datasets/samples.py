@@ -41,6 +41,10 @@ class Samples:
     """Of the classes, labels or values."""
     values_NK: NDArray[np.float32] | None = None
     """The real numbers to predict, or labels, 1 for those that a sample has and 0 for others; None where there are classes."""
+    vocabulary: tuple[str, ...] = ()
+    """The word of each token; empty where samples are no text."""
+    vectors_VE: NDArray[np.float32] | None = None
+    """A vector for each word of the vocabulary, for models to begin with; None gives none."""
     masks_NHW: NDArray[np.bool_] | None = None
     """Where what tells the class is known to lie in each image, nowhere in some; None where nobody knows."""
 

@@ -138,14 +138,17 @@ class SampleSet:
         """What the model gets, and what it should say of it, on the device.
 
         Returns:
-            Normalised samples (B, C, H, W) float32, of images (pixel / 255 - mean) / std; and the truth: classes (B,) int64, or labels
-            or values (B, K) float32.
+            Normalised samples (B, C, H, W) float32, of images (pixel / 255 - mean) / std, of text tokens (B, L) int64; and the truth:
+            classes (B,) int64, or labels or values (B, K) float32.
         """
+        truth = torch.tensor(self.truth[positions], device=device)
+        if self.kind == "tokens":
+            return torch.from_numpy(self.stored(positions)).to(device).long(), truth
         # The bytes travel and become floats on the device: a quarter of the transfer.
         x_BCHW = torch.from_numpy(self.stored(positions)).to(device).float()
         unit = UNITS[self.kind]
         scale_C, mean_C = (self._by_channel(value_C, device=device) for value_C in (unit * self.std_C, unit * self.mean_C))
-        return x_BCHW.sub_(mean_C).div_(scale_C), torch.tensor(self.truth[positions], device=device)
+        return x_BCHW.sub_(mean_C).div_(scale_C), truth
 
     def explained_outputs(self, positions: Positions, *, device: str) -> torch.Tensor:
         """(B,) int64 which output is a sample's own: that of its class, and of values the first."""
