@@ -250,7 +250,10 @@ def methods(of: Annotated[str | None, typer.Argument(help="Only this setting, su
 @app.command()
 def explain(
     checkpoint: Annotated[str, typer.Argument(help="Folder or name of a pretrain or retrain artifact, such as retrain/92ae51c07d3b4f68.")],
-    inputs: Annotated[list[Path], typer.Argument(help="Images, or .npy files: pixels (C, H, W) of uint8, features (F,) of float32.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Images, texts, or .npy files: pixels (C, H, W) of uint8, signals (C, T) and features (F,) of float32."),
+    ],
     method: Annotated[
         list[str],
         typer.Option(help="Name, or '{method: NAME, SETTING: VALUE}'; may be repeated. `attrain methods attribution` lists them."),

@@ -21,8 +21,10 @@ from pipeline.core.settings import SettingsError, parse
 from pipeline.core.store import Store
 from pipeline.methods.attribution import Attribution, Attributor, Background, TargetRule, attribute
 from pipeline.methods.lazy import torch
+from pipeline.methods.text import PADDING, UNKNOWN, encoded, words_of
 from pipeline.methods.training.data import SampleSet
-from pipeline.stages.artifacts import DatasetFacts, Prepared, read_facts, read_model
+from pipeline.stages.artifacts import DatasetFacts, Prepared, read_facts, read_model, read_vocabulary
+from pipeline.stages.explaining import embedded, input_range
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -76,23 +78,26 @@ class Checkpoint:
             train = prepared.samples("train")
         except (OSError, KeyError, ValueError) as error:
             raise InputError(f"the method needs training samples, and those of {self.folder} are not beside it ({error})") from error
-        return train.batch(generator(0, "background").permutation(len(train))[:num], device="cpu")[0]
+        return embedded(self.model, train.batch(generator(0, "background").permutation(len(train))[:num], device="cpu")[0])
 
-    @property
-    def takes_images(self) -> bool:
-        """Whether its samples are images, not features."""
-        return len(self.facts.input_shape) == 3
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words that it knows; empty where it takes no text."""
+        return read_vocabulary(self.folder)
 
     def read(self, source: Path) -> NDArray[Any]:
-        """The sample in a file, as it would be stored: (C, H, W) uint8 or (F,) float32.
+        """The sample in a file, as it would be stored: see `tasks.FORMS`.
 
-        Of an image file the pixels, made grey or coloured and scaled as the model wants them; or a .npy file.
+        Of an image file the pixels, made grey or coloured and scaled as the model wants them; of a text file its words; or a .npy file.
 
         Raises:
             InputError: the file holds no such thing.
         """
-        if source.suffix == ".npy" or not self.takes_images:
-            return _read_array(source, shape=self.facts.input_shape, dtype=np.dtype(np.uint8 if self.takes_images else np.float32))
+        is_image = len(self.facts.input_shape) == 3
+        if self.vocabulary:
+            return self._read_text(source)
+        if source.suffix == ".npy" or not is_image:
+            return _read_array(source, shape=self.facts.input_shape, dtype=np.dtype(np.uint8 if is_image else np.float32))
         from PIL import Image, UnidentifiedImageError
 
         channels, height, width = self.facts.input_shape
@@ -103,6 +108,18 @@ class Checkpoint:
             raise InputError(f"{source} cannot be read as an image ({error}); wanted a picture, or a .npy file of uint8") from error
         return np.asarray(scaled, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
+    def _read_text(self, source: Path) -> NDArray[np.int32]:
+        try:
+            text = source.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{source} cannot be read as text ({error}); wanted a file in UTF-8") from error
+        tokens_L = encoded([words_of(text)], self.vocabulary, num_tokens=self.facts.input_shape[0])[0]
+        if not (tokens_L > UNKNOWN).any():
+            raise InputError(
+                f"{source} has no word that the model knows ({len(self.vocabulary):,} words, from those of its training texts)"
+            )
+        return tokens_L
+
     def sample(self, stored_CHW: NDArray[Any]) -> SampleSet:
         """The one sample, to be fed to the model."""
         values = None if self.facts.task == "classes" else np.zeros((1, self.facts.num_outputs), dtype=np.float32)
@@ -110,13 +127,26 @@ class Checkpoint:
 
     def background(self, sample: SampleSet) -> Background:
         """What a method may know: range, training samples, and one stream for the one sample."""
-        lowest_C, highest_C = sample.input_range(device="cpu")
+        lowest_C, highest_C = input_range(self.model, sample, device="cpu")
         return Background(
             streams=SampleStreams(sample_ids_B=sample.sample_ids_N, seed=0, purpose="attribution"),
             lowest_CHW=lowest_C,
             highest_CHW=highest_C,
             samples=self.training_samples,
         )
+
+    def picture(self, stored_CHW: NDArray[Any], phi_CHW: NDArray[np.floating], *, title: str) -> bytes:
+        """The map over what it is of, as PNG."""
+        from results.maps import bars, overlay, traces, words
+
+        if self.vocabulary:
+            shown = [self.vocabulary[token] for token in stored_CHW if token != PADDING]
+            figure = words(shown, phi_CHW.sum(0)[: len(shown)], title=title)
+        else:
+            figure = {1: bars, 2: traces, 3: overlay}[stored_CHW.ndim](stored_CHW, phi_CHW, title=title)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150)
+        return buffer.getvalue()
 
 
 def _read_array(source: Path, *, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -172,7 +202,8 @@ def refuse_equal_names(sources: Sequence[Path]) -> None:
 def explain(checkpoint: Checkpoint, source: Path, *, methods: Mapping[str, Attributor], target: TargetRule, out: Path) -> Iterator[str]:
     """Write a picture and the numbers of every method's map; yield lines that say what was found.
 
-    Files: OUT/<source>.<method>.png and OUT/<source>.npz with the sample, the model's outputs, and one array (C, H, W) a method.
+    Files: OUT/<source>.<method>.png and OUT/<source>.npz with the sample, the model's outputs, and one array (C, H, W) a method;
+    of text the sample is its tokens, an array (E, L) of the values of their vectors, and `words` are the tokens' words.
 
     Raises:
         InputError: the input cannot be read.
@@ -180,18 +211,20 @@ def explain(checkpoint: Checkpoint, source: Path, *, methods: Mapping[str, Attri
     """
     stored_CHW = checkpoint.read(source)
     sample, names = checkpoint.sample(stored_CHW), checkpoint.facts.output_names
-    x_1CHW, _ = sample.batch(slice(None), device="cpu")
+    x_1CHW = embedded(checkpoint.model, sample.batch(slice(None), device="cpu")[0])
     with torch.no_grad():
         outputs_K = checkpoint.model(x_1CHW)[0]
     yield f"{source.name}: {_said(outputs_K, checkpoint.facts)}"
     # What the true class is nobody says: the prediction stands for it.
     score = target(checkpoint.model, x_1CHW, outputs_K.argmax()[None])
     arrays, files = {"sample": stored_CHW, "outputs": outputs_K.numpy()}, {}
+    if checkpoint.vocabulary:
+        arrays["words"] = np.array([checkpoint.vocabulary[token] for token in stored_CHW])
     for name, method in methods.items():
         found = attribute(method, checkpoint.model, x_1CHW, score, background=checkpoint.background(sample))
         arrays[name] = found.phi_BCHW[0].numpy()
         title = f"{source.name}: {name}, {'class ' if checkpoint.facts.task == 'classes' else ''}{names[score.target_B[0]]}"
-        files[f"{source.stem}.{name}.png"] = _picture(stored_CHW, arrays[name], title=title)
+        files[f"{source.stem}.{name}.png"] = checkpoint.picture(stored_CHW, arrays[name], title=title)
         gap = "" if found.completeness_gap_B is None else f" ({float(found.completeness_gap_B[0]):+.2g} off)"
         yield f"  {name}: sum {float(found.sum_B[0]):+.3g}{gap}; {out / f'{source.stem}.{name}.png'}"
     _write(out, files, arrays, stem=source.stem)
@@ -204,14 +237,6 @@ def _said(outputs_K: "Tensor", facts: DatasetFacts) -> str:
         return ", ".join(f"{name} {value:.4g}" for name, value in zip(facts.output_names[:3], outputs_K.tolist(), strict=False))
     best = outputs_K.softmax(0).topk(min(3, facts.num_outputs))
     return ", ".join(f"{facts.output_names[i]} {p:.3f}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
-
-
-def _picture(stored_CHW: NDArray[Any], phi_CHW: NDArray[np.floating], *, title: str) -> bytes:
-    from results.maps import bars, overlay
-
-    buffer = io.BytesIO()
-    (overlay if stored_CHW.ndim == 3 else bars)(stored_CHW, phi_CHW, title=title).savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
 
 
 def _write(out: Path, files: dict[str, bytes], arrays: dict[str, NDArray[Any]], *, stem: str) -> None:

@@ -33,12 +33,17 @@ def embedded(model: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
         return x if x.is_floating_point() else model.embed(x)  # pyright: ignore[reportCallIssue] - networks for text have it
 
 
+def input_range(model: "nn.Module", samples: SampleSet, *, device: str) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """The least and the greatest value of what is explained, each (C, 1, 1); of text those of the words' vectors, (E, 1)."""
+    if samples.kind != "tokens":
+        return samples.input_range(device=device)
+    lowest_E, highest_E = model.get_parameter("embedding.weight").detach().aminmax(dim=0)
+    return lowest_E[:, None], highest_E[:, None]
+
+
 def background_of(train: SampleSet, *, model: "nn.Module", seed: int, context: Context) -> Background:
     """What methods may know of the data: the range of input values, and training samples in an order that the seed decides."""
-    if train.kind == "tokens":
-        lowest_CHW, highest_CHW = (limit[:, None] for limit in model.get_parameter("embedding.weight").detach().aminmax(dim=0))
-    else:
-        lowest_CHW, highest_CHW = train.input_range(device=context.device)
+    lowest_CHW, highest_CHW = input_range(model, train, device=context.device)
     order_N = generator(seed, "background").permutation(len(train))
     return Background(
         lowest_CHW=lowest_CHW,

@@ -13,7 +13,7 @@ from pipeline.core.settings import SettingsError
 from pipeline.core.store import Store
 from pipeline.methods.additive import BETA
 from pipeline.methods.attribution import GivenClass, IntegratedGradients, Saliency
-from pipeline.methods.models import Oracle, SmallCnn
+from pipeline.methods.models import Mlp, Oracle, SmallCnn, TextCnn
 from pipeline.stages.artifacts import DatasetFacts, write_model
 
 NAMES = ("cat", "dog", "owl")
@@ -22,21 +22,8 @@ NAMES = ("cat", "dog", "owl")
 @pytest.fixture
 def store(tmp_path):
     """A store with one model of 12 x 8 images in three colours."""
-    facts = DatasetFacts(
-        task="classes",
-        input_shape=(3, 12, 8),
-        output_names=NAMES,
-        mean_C=(0.5, 0.4, 0.3),
-        std_C=(0.2, 0.3, 0.4),
-        lowest_C=(0.0,) * 3,
-        highest_C=(1.0,) * 3,
-    )
-    folder = tmp_path / "store" / "pretrain" / "0123456789abcdef"
-    folder.mkdir(parents=True)
-    settings = SmallCnn(channels=(4, 4), hidden=8)
-    torch.manual_seed(0)
-    write_model(folder, settings.build(input_shape=facts.input_shape, num_outputs=3), settings=settings, facts=facts, history=[])
-    return Store(tmp_path / "store")
+    facts = facts_of(input_shape=(3, 12, 8), mean_C=(0.5, 0.4, 0.3), std_C=(0.2, 0.3, 0.4), lowest_C=(0.0,) * 3, highest_C=(1.0,) * 3)
+    return left_model(tmp_path, SmallCnn(channels=(4, 4), hidden=8), facts=facts)
 
 
 @pytest.fixture
@@ -68,20 +55,25 @@ def test_pictures_and_arrays_are_written_and_named(store, picture, tmp_path):
     assert len(np.unique(drawn)) > 10
 
 
-def test_features_get_a_bar_each(tmp_path):
-    facts = DatasetFacts(
-        task="values",
-        input_shape=(12,),
-        output_names=("value",),
-        mean_C=(0.0,) * 12,
-        std_C=(1.0,) * 12,
-        lowest_C=(-3.0,) * 12,
-        highest_C=(3.0,) * 12,
-    )
-    store, settings = Store(tmp_path / "store"), Oracle(effect="linear")
+def left_model(tmp_path, settings, *, facts, vocabulary=()):
+    """A store with one model."""
+    store = Store(tmp_path / "store")
     folder = store.root / "pretrain" / "0123456789abcdef"
     folder.mkdir(parents=True)
-    write_model(folder, settings.build(input_shape=(12,), num_outputs=1), settings=settings, facts=facts, history=[])
+    torch.manual_seed(0)
+    model = settings.build(input_shape=facts.input_shape, num_outputs=facts.num_outputs, **facts.of_text)
+    write_model(folder, model, settings=settings, facts=facts, history=[], vocabulary=vocabulary)
+    return store
+
+
+def facts_of(**given):
+    scales = {"mean_C": (0.0,), "std_C": (1.0,), "lowest_C": (-3.0,), "highest_C": (3.0,)}
+    return DatasetFacts(**({"task": "classes", "output_names": NAMES} | scales | given))
+
+
+def test_features_get_a_bar_each(tmp_path):
+    facts = facts_of(task="values", input_shape=(12,), output_names=("value",))
+    store = left_model(tmp_path, Oracle(effect="linear"), facts=facts)
     features = np.arange(12, dtype=np.float32)
     np.save(tmp_path / "row.npy", features)
     done = say(store, tmp_path / "row.npy", "--method", "gradient", "--out", tmp_path / "o")
@@ -95,6 +87,35 @@ def test_features_get_a_bar_each(tmp_path):
     checkpoint = Checkpoint.find("pretrain/0123456789abcdef", store)
     with pytest.raises(InputError, match=r"wanted float32 \(12,\), got float64 \(12,\)"):
         checkpoint.read(tmp_path / "row.npy")
+
+
+def test_the_words_of_a_text_are_explained_and_written_beside_their_numbers(tmp_path):
+    vocabulary = ("<padding>", "<unknown>", "fox", "hen", "the")
+    facts = facts_of(input_shape=(6,), num_words=len(vocabulary))
+    store = left_model(tmp_path, TextCnn(width=4, maps=3), facts=facts, vocabulary=vocabulary)
+    (tmp_path / "tale.txt").write_text("The fox, the HEN")
+    done = say(store, tmp_path / "tale.txt", "--method", "{method: occlusion, window: 1, stride: 1}", "--out", tmp_path / "o")
+    assert done.exit_code == 0, done.output
+    with np.load(tmp_path / "o" / "tale.npz") as found:
+        assert found["words"].tolist() == ["the", "fox", "<unknown>", "the", "hen", "<padding>"]
+        assert found["occlusion"].shape == (4, 6)
+        assert np.abs(found["occlusion"][:, :5]).max() > 0
+    assert len(np.unique(matplotlib.image.imread(tmp_path / "o" / "tale.occlusion.png"))) > 10
+    checkpoint = Checkpoint.find("pretrain/0123456789abcdef", store)
+    for content, message in ((b"strange words", "has no word that the model knows"), (b"\xff\xfe", "cannot be read as text")):
+        (tmp_path / "tale.txt").write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            checkpoint.read(tmp_path / "tale.txt")
+
+
+def test_a_signal_is_drawn_channel_by_channel(tmp_path):
+    store = left_model(tmp_path, Mlp(), facts=facts_of(input_shape=(2, 40)))
+    signal = np.sin(np.arange(80, dtype=np.float32)).reshape(2, 40)
+    drawn = Checkpoint.find("pretrain/0123456789abcdef", store).picture(signal, np.cumsum(signal, axis=1), title="beats")
+    (tmp_path / "beats.png").write_bytes(drawn)
+    picture = matplotlib.image.imread(tmp_path / "beats.png")
+    assert picture.shape[1] > picture.shape[0] > 200
+    assert len(np.unique(picture)) > 100
 
 
 def test_the_arrays_are_the_attributions_of_what_the_model_was_given(store, checkpoint, picture, tmp_path):
