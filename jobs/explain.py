@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +143,8 @@ class Checkpoint:
             shown = [self.vocabulary[token] for token in stored_CHW if token != PADDING]
             figure = words(shown, phi_CHW.sum(0)[: len(shown)], title=title)
         else:
-            figure = {1: bars, 2: traces, 3: overlay}[stored_CHW.ndim](stored_CHW, phi_CHW, title=title)
+            draw = {1: partial(bars, names=self.facts.feature_names), 2: traces, 3: overlay}[stored_CHW.ndim]
+            figure = draw(stored_CHW, phi_CHW, title=title)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150)
         return buffer.getvalue()

@@ -50,20 +50,25 @@ def overlay(pixels_CHW: NDArray[np.uint8], phi_CHW: NDArray[np.floating], *, tit
     return figure
 
 
-def bars(features_F: NDArray[np.floating], phi_F: NDArray[np.floating], *, title: str) -> Figure:
-    """Draw a bar a feature, named by its number and value, the first on top; colours as in `overlay`.
+def bars(features_F: NDArray[np.floating], phi_F: NDArray[np.floating], *, title: str, names: Sequence[str] = ()) -> Figure:
+    """Draw a bar a feature, called by its name, or else its number, and its value, the first on top; colours as in `overlay`.
 
     Args:
         features_F: the input.
         phi_F: its attribution.
         title: what is explained, and how.
+        names: of the features; none for numbers.
     """
     limit = float(np.abs(phi_F).max()) or 1.0
     figure = Figure(figsize=(5.4, 1.0 + 0.22 * len(phi_F)), layout="constrained")
     FigureCanvasAgg(figure)
     panel = figure.subplots()
     panel.barh(np.arange(len(phi_F)), phi_F, color=ScalarMappable(Normalize(-limit, limit), "coolwarm").to_rgba(phi_F))
-    panel.set_yticks(np.arange(len(phi_F)), [f"{number} = {value:.3g}" for number, value in enumerate(features_F)], fontsize=7)
+    panel.set_yticks(
+        np.arange(len(phi_F)),
+        [f"{name} = {value:.3g}" for name, value in zip(names or range(len(features_F)), features_F, strict=True)],
+        fontsize=7,
+    )
     panel.invert_yaxis()
     panel.axvline(0, color="black", linewidth=0.6)
     panel.set_xlabel("attribution", fontsize=8)

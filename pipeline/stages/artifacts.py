@@ -87,6 +87,8 @@ class DatasetFacts:
     """Its least value, in the same units."""
     highest_C: tuple[float, ...]
     """Its greatest value, in the same units."""
+    feature_names: tuple[str, ...] = ()
+    """Of features, in their order; empty where they have none."""
     num_words: int = 0
     """V, words of the vocabulary; 0 where samples are no text."""
     vector_size: int = 0

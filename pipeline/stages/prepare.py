@@ -104,6 +104,7 @@ def facts_of(data: Dataset, samples: Samples, train_NCHW: NDArray[Any]) -> Datas
         std_C=tuple(std_C.tolist()),
         lowest_C=tuple(lowest_C.tolist()),
         highest_C=tuple(highest_C.tolist()),
+        feature_names=tuple(samples.feature_names),
     )
 
 

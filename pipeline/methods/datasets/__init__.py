@@ -12,8 +12,11 @@ from pipeline.methods.datasets.mnist_small import MnistSmall
 from pipeline.methods.datasets.news20 import News20
 from pipeline.methods.datasets.samples import DataFileError, DatasetSettings, MissingDataError, Samples
 from pipeline.methods.datasets.shortcut import Shortcut
+from pipeline.methods.datasets.table import Table, TableOfValues
 
-Dataset = Annotated[MnistSmall | Mnist | Cifar10 | Cifar100 | Shortcut | News20 | Additive, Field(discriminator="dataset")]
+Dataset = Annotated[
+    MnistSmall | Mnist | Cifar10 | Cifar100 | Shortcut | News20 | Additive | Table | TableOfValues, Field(discriminator="dataset")
+]
 DATASETS = tuple(members(Dataset).values())
 
 __all__ = [
@@ -30,4 +33,6 @@ __all__ = [
     "News20",
     "Samples",
     "Shortcut",
+    "Table",
+    "TableOfValues",
 ]

@@ -41,6 +41,8 @@ class Samples:
     """Of the classes, labels or values."""
     values_NK: NDArray[np.float32] | None = None
     """The real numbers to predict, or labels, 1 for those that a sample has and 0 for others; None where there are classes."""
+    feature_names: tuple[str, ...] = ()
+    """Of features, in their order; empty where they have none."""
     vocabulary: tuple[str, ...] = ()
     """The word of each token; empty where samples are no text."""
     vectors_VE: NDArray[np.float32] | None = None
