@@ -9,10 +9,10 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline.core.context import Context
 from pipeline.core.tables import ATTRIBUTED, read_table
-from pipeline.methods.attribution import ConstantControl, Gradient, IntegratedGradients, TrueLabel
+from pipeline.methods.attribution import ConstantControl, Gradient, IntegratedGradients, Predicted, TrueLabel
 from pipeline.methods.augmentation import Worst
 from pipeline.stages import attribute
-from pipeline.stages.artifacts import read_array
+from pipeline.stages.artifacts import read_array, read_model
 from pipeline.stages.explaining import NonFiniteAttributionError
 from tests.stages.runs import (
     NUM_WORST,
@@ -26,13 +26,35 @@ class Nothing(ConstantControl):
         return torch.zeros_like(x_BCHW)
 
 
-def test_the_worst_half_of_the_training_samples_is_attributed(finished):
+def test_the_worst_half_of_the_training_samples_is_attributed_and_judged(finished):
+    attributed = read_table(finished.folder("append", "attribute") / "attributed.parquet", ATTRIBUTED).to_pandas()
+    train, model = finished.prepared().samples("train"), read_model(finished.folder("append", "pretrain"), device="cpu").double()
+    x_NCHW, label_N = train.batch(slice(None), device="cpu")
+    with torch.no_grad():
+        logits_NK = model(x_NCHW.double())
+    loss_N = (logits_NK.exp().sum(1).log() - logits_NK[torch.arange(len(label_N)), label_N]).numpy()
+    worst = np.sort(np.argsort(-loss_N)[:NUM_WORST])
+    assert attributed["sample_id"].tolist() == train.sample_ids_N[worst].tolist()
+    np.testing.assert_allclose(attributed["loss"], loss_N[worst], rtol=1e-4)  # float32 against float64
+    assert attributed["prediction"].tolist() == logits_NK.argmax(1)[worst].tolist()
+    assert attributed["target"].tolist() == label_N[worst].tolist()
+    assert (attributed["target"] != attributed["prediction"]).any()
+
+
+def test_the_table_says_what_is_in_the_maps(finished):
     attributed = read_table(finished.folder("append", "attribute") / "attributed.parquet", ATTRIBUTED)
     phi = read_array(finished.folder("append", "attribute") / "attributions.npy")
     assert phi.shape == (NUM_WORST, 1, 28, 28)
-    assert attributed["sample_id"].to_pylist() == sorted(attributed["sample_id"].to_pylist())
     np.testing.assert_allclose(phi.sum((1, 2, 3), dtype=np.float64), attributed["sum"].to_numpy(), rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(phi.max((1, 2, 3)), attributed["max"].to_numpy())
+    np.testing.assert_array_equal(phi.min((1, 2, 3)), attributed["min"].to_numpy())
+
+
+def test_the_target_column_is_of_the_class_that_was_attributed(finished, tmp_path):
+    inputs = {"prepare": finished.folder("append", "prepare"), "model": finished.folder("append", "pretrain")}
+    attribute.run(0, 1, Gradient(), Predicted(), Worst(), inputs=inputs, out=tmp_path, context=Context())
+    table = read_table(tmp_path / "attributed.parquet", ATTRIBUTED)
+    assert table["target"].to_pylist() == table["prediction"].to_pylist()
 
 
 def test_a_gap_is_missing_just_where_the_method_promises_no_sum(finished, tmp_path):
