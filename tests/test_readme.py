@@ -63,7 +63,7 @@ def test_every_command_of_the_readme_ends_well(tmp_path):
     if not (ROOT / ".venv" / "bin" / "attrain").exists():
         pytest.skip("there is no .venv: `make install` makes it")
     path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "ATTRAIN_STORE": str(tmp_path / "runs"), "NO_COLOR": "1", "COLUMNS": "120"}
+    env = {**os.environ, "PATH": path, "ATTRAIN_STORE": str(tmp_path / "runs"), "NO_COLOR": "1", "COLUMNS": "200"}
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
         folder = ROOT if command.startswith("make ") else tmp_path
@@ -77,6 +77,9 @@ def test_every_command_of_the_readme_ends_well(tmp_path):
         group = f"{grp.getgrgid(os.getgid()).gr_name} --store {tmp_path / 'shared'}"
         done = run(command.replace("retrain/KEY", key).replace("GROUP", group))
         printed = done.stdout
+        if command == "make demo":
+            assert " 0 to run" not in printed  # The store is new.
+            assert f"tables: {tmp_path / 'runs' / 'results' / 'quickstart'}" in printed
         ended[command] = (done.returncode, (done.stdout + done.stderr)[-2000:] if done.returncode else "")
     assert {command: end for command, end in ended.items() if end[0]} == {}
     assert {path.name for path in (tmp_path / "explained").iterdir()} == {
@@ -85,5 +88,6 @@ def test_every_command_of_the_readme_ends_well(tmp_path):
         "photo.npz",
     }
     again = run("make demo")
-    assert "0 to run" in again.stdout
+    assert again.returncode == 0
+    assert " 0 to run" in again.stdout
     assert "highest attribution" in again.stdout
