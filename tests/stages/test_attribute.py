@@ -52,7 +52,7 @@ def test_the_table_says_what_is_in_the_maps(finished):
 
 def test_the_target_column_is_of_the_class_that_was_attributed(finished, tmp_path):
     inputs = {"prepare": finished.folder("append", "prepare"), "model": finished.folder("append", "pretrain")}
-    attribute.run(0, 1, Gradient(), Predicted(), Worst(), inputs=inputs, out=tmp_path, context=Context())
+    attribute.run(0, 1, Gradient(), Predicted(), Worst(), "sum", inputs=inputs, out=tmp_path, context=Context())
     table = read_table(tmp_path / "attributed.parquet", ATTRIBUTED)
     assert table["target"].to_pylist() == table["prediction"].to_pylist()
 
@@ -62,7 +62,7 @@ def test_a_gap_is_missing_just_where_the_method_promises_no_sum(finished, tmp_pa
     assert table["completeness_gap"].null_count == NUM_WORST
     inputs = {stage: finished.folder("append", stage) for stage in ("prepare", "pretrain")}
     inputs["model"] = inputs.pop("pretrain")
-    attribute.run(0, 1, IntegratedGradients(num_steps=2), TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=Context())
+    attribute.run(0, 1, IntegratedGradients(num_steps=2), TrueLabel(), Worst(), "sum", inputs=inputs, out=tmp_path, context=Context())
     assert read_table(tmp_path / "attributed.parquet", ATTRIBUTED)["completeness_gap"].null_count == 0
 
 
@@ -70,7 +70,7 @@ def test_a_gap_is_missing_just_where_the_method_promises_no_sum(finished, tmp_pa
 def test_the_record_says_how_far_sums_are_from_complete_and_how_many_maps_are_zero(finished, tmp_path, method):
     inputs = {"prepare": finished.folder("append", "prepare"), "model": finished.folder("append", "pretrain")}
     context = Context()
-    attribute.run(0, 1, method, TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=context)
+    attribute.run(0, 1, method, TrueLabel(), Worst(), "sum", inputs=inputs, out=tmp_path, context=context)
     assert context.metrics["num_attributed"] == NUM_WORST
     assert context.metrics["num_zero_attributions"] == (NUM_WORST if isinstance(method, Nothing) else 0)
     assert ("max_relative_gap" in context.metrics) == (method.sums_from is not None)
@@ -86,17 +86,17 @@ def test_the_record_says_how_far_sums_are_from_complete_and_how_many_maps_are_ze
 def test_sums_that_are_further_off_than_allowed_are_an_error_that_names_the_worst_sample(finished, tmp_path):
     inputs = {"prepare": finished.folder("append", "prepare"), "model": finished.folder("append", "pretrain")}
     context, free = Context(), IntegratedGradients(num_steps=2)
-    attribute.run(0, 1, free, TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=context)
+    attribute.run(0, 1, free, TrueLabel(), Worst(), "sum", inputs=inputs, out=tmp_path, context=context)
     largest = context.metrics["max_relative_gap"]
     allowed = free.model_copy(update={"max_relative_gap": largest * 1.001})
-    attribute.run(0, 1, allowed, TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=Context())
+    attribute.run(0, 1, allowed, TrueLabel(), Worst(), "sum", inputs=inputs, out=tmp_path, context=Context())
     refused = free.model_copy(update={"max_relative_gap": largest * 0.999})
     table = read_table(tmp_path / "attributed.parquet", ATTRIBUTED)
     gap, total = (table[name].to_numpy().astype(np.float64) for name in ("completeness_gap", "sum"))
     worst = table["sample_id"][int(np.argmax(np.abs(gap) / np.maximum(np.abs(total - gap), 1e-3)))]
     words = rf"attributions of 1 of {NUM_WORST} samples miss .* the worst of them sample_id {worst}, .*; set attribution\.num_steps higher"
     with pytest.raises(attribute.IncompleteAttributionError, match=words):
-        attribute.run(0, 1, refused, TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=Context())
+        attribute.run(0, 1, refused, TrueLabel(), Worst(), "sum", inputs=inputs, out=tmp_path, context=Context())
 
 
 @pytest.mark.parametrize("what", ["loss", "sum"])
@@ -113,4 +113,4 @@ def test_what_is_not_finite_is_an_error_that_names_the_first_sample(finished, tm
     if what == "sum":
         ids = read_table(finished.folder("append", "attribute") / "attributed.parquet", ATTRIBUTED)["sample_id"].to_numpy()
     with pytest.raises(NonFiniteAttributionError, match=rf"{what} of \d+ of {len(ids)} .*first sample_id {ids[0]} \(nan\)"):
-        attribute.run(0, 1, Gradient(), TrueLabel(), Worst(), inputs=inputs, out=tmp_path, context=Context())
+        attribute.run(0, 1, Gradient(), TrueLabel(), Worst(), "sum", inputs=inputs, out=tmp_path, context=Context())
