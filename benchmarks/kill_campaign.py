@@ -121,10 +121,24 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """How long a sweep took, and beside what."""
+
+    seconds: float
+    load: float
+    """Of the machine at the end of the sweep: mean of five minutes, its own included."""
+
+    @classmethod
+    def since(cls, started_s: float) -> "Timing":
+        """Of a sweep that ends now and began then, by time.monotonic()."""
+        return cls(time.monotonic() - started_s, os.getloadavg()[1])
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A disturbed sweep, run to its end."""
 
-    seconds: float
+    timing: Timing
     num_starts: int
     comparison: Comparison
 
@@ -217,20 +231,20 @@ def disturbed_sweep(setup: Setup, reference: Path, moments: Moments, *, number: 
         num_done, idle = done, 0 if done > num_done else idle + 1
         if idle == MOST_STARTS_WITHOUT_A_STEP:
             raise CampaignError(f"{idle} starts in a row finished no step of {store}; is --gap-s ({moments.mean_gap_s}) too short?")
-    seconds = time.monotonic() - started_s
+    timing = Timing.since(started_s)
     deadline = time.monotonic() + LEAVE_S
     while left := list(workers_of(store)):
         if time.monotonic() > deadline:
             raise CampaignError(f"{store} is complete, but its workers {left} still live after {LEAVE_S:g} s")
         time.sleep(0.1)
-    return Sweep(seconds, num_starts + 1, compare(reference, store))
+    return Sweep(timing, num_starts + 1, compare(reference, store))
 
 
-def undisturbed_sweep(setup: Setup, store: Path) -> float:
-    """Run the experiment without trouble; the seconds that took."""
+def undisturbed_sweep(setup: Setup, store: Path) -> Timing:
+    """Run the experiment without trouble."""
     started_s = time.monotonic()
     run_once(setup, store, Moments(0, 1.0, random.Random()), number=0, started_s=started_s)
-    return time.monotonic() - started_s
+    return Timing.since(started_s)
 
 
 def campaign(setup: Setup, reference: Path, moments: Moments) -> list[Sweep]:
@@ -249,13 +263,13 @@ def made_by(reference: Path) -> dict[str, str]:
     return {name: ", ".join(sorted({str(value) for table in tables for value in table[name].dropna()})) for name in ("commit", "hardware")}
 
 
-def summary(setup: Setup, kills: Sequence[Kill], sweeps: Sequence[Sweep], *, about: Mapping[str, str], undisturbed_s: float) -> str:
+def summary(setup: Setup, kills: Sequence[Kill], sweeps: Sequence[Sweep], *, about: Mapping[str, str], undisturbed: Timing) -> str:
     """What came of a campaign, as Markdown."""
     counts = Counter((kill.target, "any" if kill.target == "command" else kill.stage, kill.signal) for kill in kills)
     rows = sorted({(target, stage) for target, stage, _ in counts})
     artifacts = [what for sweep in sweeps for what in sweep.comparison.artifacts.values()]
     tables = [what for sweep in sweeps for what in sweep.comparison.tables.values()]
-    disturbed_s = sum(sweep.seconds for sweep in sweeps)
+    disturbed_s = sum(sweep.timing.seconds for sweep in sweeps)
     lines = [
         f"# {len(kills)} kills over {' '.join([setup.experiment, *setup.overrides])}",
         "",
@@ -265,8 +279,10 @@ def summary(setup: Setup, kills: Sequence[Kill], sweeps: Sequence[Sweep], *, abo
         "",
         f"- sweeps completed: {len(sweeps)}, in {sum(sweep.num_starts for sweep in sweeps)} starts of the same command",
         f"- identical artifacts: {artifacts.count('')}/{len(artifacts)}; identical tables, costs aside: {tables.count('')}/{len(tables)}",
-        f"- time: {disturbed_s:.0f} s for {len(sweeps)} sweeps; undisturbed {undisturbed_s:.0f} s each; "
-        f"extra {(disturbed_s - len(sweeps) * undisturbed_s) / max(1, len(kills)):.1f} s a kill",
+        f"- time: {disturbed_s:.0f} s for {len(sweeps)} sweeps; undisturbed {undisturbed.seconds:.0f} s each; "
+        f"extra {(disturbed_s - len(sweeps) * undisturbed.seconds) / max(1, len(kills)):.1f} s a kill",
+        f"- load of the machine, mean of five minutes: {undisturbed.load:.1f} after the undisturbed sweep; "
+        f"{', '.join(f'{sweep.timing.load:.1f}' for sweep in sweeps)} after the others",
         *(f"- {name}: {value}" for name, value in about.items()),
         *(f"- DIFFERENT: {problem}" for sweep in sweeps for problem in sweep.comparison.problems),
     ]
@@ -300,14 +316,14 @@ def main() -> None:
     given = arguments()
     with tempfile.TemporaryDirectory(prefix="attrain-kills-") as folder:
         setup = Setup(given.experiment, tuple(given.overrides), Path(folder).resolve())
-        reference, undisturbed_s = given.reference, float("nan")
+        reference, undisturbed = given.reference, Timing(float("nan"), float("nan"))
         if reference is None:
             reference = setup.folder / "undisturbed"
-            undisturbed_s = undisturbed_sweep(setup, reference)
+            undisturbed = undisturbed_sweep(setup, reference)
         moments = Moments(given.kills, given.gap_s, random.Random(given.seed))
         sweeps = campaign(setup, reference, moments)
         about = made_by(reference) | {"seed": str(given.seed), "mean gap": f"{given.gap_s:g} s"}
-    text = summary(setup, moments.kills, sweeps, about=about, undisturbed_s=undisturbed_s)
+    text = summary(setup, moments.kills, sweeps, about=about, undisturbed=undisturbed)
     print(text)
     write(given.out, moments.kills, text)
     sys.exit(any(sweep.comparison.problems for sweep in sweeps))

@@ -213,7 +213,7 @@ def _resubmit(plan: Plan, store: Store, chosen: Collection[str], *, backend: str
         verdicts, evidence, statuses = _look(plan, store, chosen, on_slurm=True)
         _tell(plan, verdicts, console)
         if verdicts.again:
-            # What is held stands in the queue, and what waits for it; where the site forbids --kill-on-invalid-dep, what is blocked too.
+            # What is held stands in the queue, with what waits for it; what is blocked too, until SLURM has ended it.
             stuck = [one for one in statuses if one.step.name in verdicts.again and one.state in ("blocked", "queued", "waiting")]
             slurm.cancel_jobs([one.job for one in stuck if one.job], env=env)
             if _submit(plan, store, backend=backend, data_root=data_root, console=console, only=verdicts.again, adjust=verdicts.adjust):

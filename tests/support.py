@@ -1,4 +1,4 @@
-"""Experiments out of text, planned and run in this process or on ranks started here; and a stop flag that goes up at a known moment."""
+"""Experiments out of text, planned and run in this process or on ranks started here; a stop flag and a clock that tests move."""
 
 import os
 import subprocess
@@ -26,6 +26,19 @@ class StopAtPoll:
     def __call__(self) -> bool:
         self.polls -= 1
         return self.polls <= 0
+
+
+@dataclass
+class Clock:
+    """Stands for the module `time` where it is asked for seconds only: they go by when a test says so."""
+
+    now_s: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds
 
 
 def planned(text: str, folder: Path, *overrides: str) -> tuple[Plan, Store]:

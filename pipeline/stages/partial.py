@@ -78,7 +78,7 @@ class Part:
     """CRC-32 of the rows that the newest checkpoint covers."""
     _saved: int = 0
     """`reached` at the newest checkpoint."""
-    _saved_at_s: float = field(default_factory=time.monotonic)
+    _saved_at_s: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def length(self) -> int:

@@ -278,7 +278,7 @@ def test_an_idx_file_cut_short_is_named_blocks_only_its_own_runs_and_the_same_co
     assert_equal_tables(tmp_path / "store", other)
 
 
-def test_a_plan_from_other_code_is_refused_with_78_and_the_same_command_plans_anew(tiny, finished, tmp_path):
+def test_a_plan_from_other_code_is_refused_with_78_and_the_same_command_plans_anew(tiny, undisturbed, finished, tmp_path):
     (plan,) = (finished / "plans").iterdir()
     other = tmp_path / "other"
     shutil.copytree(plan / "code", other)
@@ -299,6 +299,7 @@ def test_a_plan_from_other_code_is_refused_with_78_and_the_same_command_plans_an
     assert again.returncode == 0, again.stdout + again.stderr
     assert "19 steps, 13 done, 6 to run" in again.stdout
     assert len(list((finished / "plans").iterdir())) == 2
+    assert_equal_tables(finished, undisturbed, but_for=("commit",))
 
 
 def test_a_damaged_plan_is_named_and_left_out_and_the_same_command_writes_it_anew(tiny, undisturbed, finished):

@@ -63,7 +63,7 @@ def test_every_command_argument_and_option_has_help(name):
     assert [param.opts[0] for param in params if param.param_type_name == "option" and param.opts[0] not in shown.output] == []
 
 
-HEAVY = {"torch", "torchvision", "captum", "submitit", "matplotlib"}
+HEAVY = {"torch", "torchvision", "captum", "submitit", "matplotlib", "pandas", "scipy", "sklearn"}
 QUICK = {
     "help": ["--help"],
     "the help of a command": ["submit", "--help"],

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import pickle
 import shutil
 import struct
 import subprocess
@@ -19,7 +20,8 @@ SMALLER = {
     "base.model": "{model: small_cnn, channels: [2, 4], hidden: 8}",
     "sweep.seed": "[0]",
 }
-BASES = "[{dataset: mnist_small, num_train: 150, num_test: 60}, {dataset: mnist, num_train: 150, num_test: 60}]"
+NAMES = ("cifar10", "mnist", "mnist_small")
+BASES = f"[{', '.join(f'{{dataset: {name}, num_train: 150, num_test: 60}}' for name in NAMES)}]"
 
 
 def full_sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,6 +44,17 @@ def write_mnist(folder: Path) -> None:
         (folder / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2i", 2049, count) + labels.tobytes()))
 
 
+def write_cifar10(folder: Path) -> None:
+    """The files of CIFAR-10, with a few random images."""
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        images = draw.integers(256, size=(80, 3072), dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({b"data": images, b"labels": [i % 10 for i in range(80)]}, protocol=4))
+    names = [f"class {i}".encode() for i in range(10)]
+    (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": names}, protocol=4))
+
+
 def test_without_any_python_the_script_says_what_to_do(tmp_path):
     (tmp_path / "sbatch").mkdir()
     (tmp_path / "bin").mkdir()
@@ -56,7 +69,8 @@ def test_without_any_python_the_script_says_what_to_do(tmp_path):
 def test_data_sets_whose_files_are_not_there_are_named_or_refused(tmp_path):
     named = full_sweep(tmp_path, "--dry-run", "--backend", "local")
     assert named.returncode == 0, named.stderr
-    assert "left out: 17 runs of data set shortcut over mnist: " in named.stdout
+    for name in ("mnist", "cifar10"):
+        assert f"left out: 17 runs of data set shortcut over {name}: " in named.stdout
     refused = full_sweep(tmp_path, "--strict")
     assert (refused.returncode, refused.stdout) == (78, "")
     assert "data set shortcut over mnist: " in refused.stderr
@@ -65,10 +79,11 @@ def test_data_sets_whose_files_are_not_there_are_named_or_refused(tmp_path):
 @pytest.mark.slow
 def test_the_full_sweep_runs_on_this_machine_and_ends_in_a_table_for_each_data_set(tmp_path):
     write_mnist(tmp_path / "data" / "MNIST" / "raw")
+    write_cifar10(tmp_path / "data" / "cifar-10-batches-py")
     done = full_sweep(tmp_path, "--set", f"sweep.data.base={BASES}")
     assert done.returncode == 0, done.stdout + done.stderr
     folders = sorted(path.name for path in (tmp_path / "runs" / "results" / "full_sweep").iterdir())
-    assert folders == ["data.base=mnist", "data.base=mnist_small"]
+    assert folders == [f"data.base={name}" for name in NAMES]
     for folder in folders:
         runs = pd.read_parquet(tmp_path / "runs" / "results" / "full_sweep" / folder / "results.parquet")
         assert (len(runs), set(runs["state"])) == (17, {"done"})

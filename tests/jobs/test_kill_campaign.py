@@ -1,6 +1,7 @@
 """The kill campaign: a short one, and that every difference between two stores is told."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -134,6 +135,9 @@ def test_a_sweep_that_is_killed_again_and_again_gives_the_same_results(undisturb
     num_sweeps = kills["store"].max()
     assert f"identical artifacts: {num_sweeps * NUM_STEPS}/{num_sweeps * NUM_STEPS};" in summary
     assert f"tables, costs aside: {num_sweeps * 4}/{num_sweeps * 4}" in summary
+    loads = re.search(r"load of the machine, mean of five minutes: nan after the undisturbed sweep; (.*) after the others", summary)
+    assert loads is not None
+    assert len([float(load) for load in loads[1].split(", ")]) == num_sweeps
 
 
 @pytest.mark.slow

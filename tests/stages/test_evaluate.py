@@ -1,11 +1,13 @@
 """What `evaluate` says of a model and of its explanations, on real runs."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.core.tables import CURVES, PREDICTIONS, QUALITY, read_table
+from pipeline.core.tables import CONFUSION, CURVES, PREDICTIONS, QUALITY, read_table
 from pipeline.methods.attribution import Gradient, IntegratedGradients
 from pipeline.methods.augmentation import NoAugmentation
 from pipeline.methods.datasets import MnistSmall
@@ -35,6 +37,17 @@ def test_the_metrics_are_those_of_the_predictions(finished):
         assert metrics[f"{split}.accuracy"] == (rows["label"] == rows["prediction"]).mean()
         assert metrics[f"{split}.nll"] == pytest.approx(rows["loss"].mean(), rel=1e-5)
         assert metrics[f"{split}.num_samples"] == len(rows)
+
+
+def test_the_confusion_table_counts_the_predictions_of_every_pair_of_classes(finished):
+    folder = finished.folder("append", "evaluate")
+    predictions = read_table(folder / "predictions.parquet", PREDICTIONS).to_pandas()
+    confusion = read_table(folder / "confusion.parquet", CONFUSION).to_pandas()
+    counted = predictions.groupby(["split", "label", "prediction"]).size()
+    pairs = list(confusion[["split", "label", "prediction"]].itertuples(index=False, name=None))
+    assert sorted(pairs) == sorted(itertools.product(("test", "validation"), range(10), range(10)))
+    assert confusion["count"].tolist() == [counted.get(pair, 0) for pair in pairs]
+    assert any(label != prediction for _, label, prediction in counted.index)
 
 
 def test_explanations_are_measured_on_the_same_samples_in_every_arm(finished):

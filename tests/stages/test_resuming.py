@@ -20,9 +20,10 @@ from pipeline.core.store import Store
 from pipeline.methods.datasets import MnistSmall
 from pipeline.methods.training.ddp import import_ddp
 from pipeline.stages import prepare
+from pipeline.stages.partial import Part
 from tests.stages import attempts
 from tests.stages.attempts import BATCH_SIZE, Attempts
-from tests.support import StopAtPoll, planned, run_all
+from tests.support import Clock, StopAtPoll, planned, run_all
 
 ROOT = Path(__file__).parents[2]
 NUM_TRAIN, NUM_TEST, NUM_EXPLAINED = 100, 100, 40
@@ -94,6 +95,16 @@ def test_a_stage_killed_after_any_batch_loses_none_that_a_checkpoint_covers(made
     out, _ = Attempts(plan.step(stage, 0), store, tmp_path, number=1).run(batch_done=lambda: done.append(1))
     assert files(out) == undisturbed[stage]
     assert len(done) == 2  # The one after whose end it was killed, before its checkpoint, and the last.
+
+
+@pytest.mark.parametrize(("every_s", "batches"), [(10, [1, 2, 3, 4]), (25, [3]), (40, [4]), (300, [])])
+def test_checkpoints_are_as_far_apart_as_the_setting_says(made, tmp_path, monkeypatch, every_s, batches):
+    clock, saved, save = Clock(), [], Part.save
+    monkeypatch.setattr("pipeline.stages.partial.time", clock)
+    monkeypatch.setattr(Part, "save", lambda part: (saved.append(part.reached // BATCH_SIZE), save(part)))
+    Attempts(made[0].step("augment", 0), made[1], tmp_path).run(batch_done=lambda: clock.advance(10), every_s=every_s)
+    assert NUM_BATCHES["augment"] == 5
+    assert saved[:-1] == batches  # The last is that of all samples, whatever the time.
 
 
 def stopped(made, folder: Path, stage: str, *, polls: int) -> Attempts:

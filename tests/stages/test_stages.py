@@ -8,9 +8,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from pipeline.core.context import Context
 from pipeline.core.tables import ATTRIBUTED, INDEX, PREDICTIONS, read_table
-from pipeline.stages import STAGES
-from pipeline.stages.artifacts import Made, read_array, read_model
+from pipeline.methods.models import Mlp
+from pipeline.methods.training.settings import Retraining
+from pipeline.stages import STAGES, retrain
+from pipeline.stages.artifacts import Made, fresh_network, read_array, read_model
 from pipeline.stages.retrain import training_set
 from tests.stages.runs import (
     BATCH_SIZE,
@@ -203,9 +206,17 @@ def test_the_first_round_of_two_is_the_round_of_a_run_with_one(finished):
     assert finished.folder("two rounds", "retrain", 1) == finished.folder("append", "retrain", 1)
 
 
-def test_retraining_from_scratch_does_not_start_at_the_pretrained_weights(finished):
-    weights = {arm: load_file(finished.folder(arm, "retrain") / "weights.safetensors") for arm in ("append", "from scratch")}
-    assert any(not np.allclose(weights["append"][name], weights["from scratch"][name], atol=1e-3) for name in weights["append"])
+@pytest.mark.parametrize("start", ["pretrained", "scratch"])
+def test_retraining_starts_at_the_weights_that_were_explained_or_at_those_that_pretraining_started_from(finished, tmp_path, start):
+    roles = {"prepare": "prepare", "augment": "augment", "model": "pretrain"}
+    inputs = {role: finished.folder("append", stage) for role, stage in roles.items()}
+    standing_still = Retraining(start=start, epochs=1, learning_rate=1e-12, momentum=0.0)
+    retrain.run(0, 1, Mlp(hidden=(16,)), standing_still, inputs=inputs, out=tmp_path, context=Context())
+    fresh = fresh_network(Mlp(hidden=(16,)), finished.prepared(), seed=0, device="cpu").state_dict()
+    starts = {"pretrained": load_file(inputs["model"] / "weights.safetensors"), "scratch": {name: v.numpy() for name, v in fresh.items()}}
+    for name, value in load_file(tmp_path / "weights.safetensors").items():
+        np.testing.assert_allclose(value, starts[start][name], rtol=0, atol=1e-9)
+        assert np.abs(starts["pretrained"][name] - starts["scratch"][name]).max() > 1e-2, name
 
 
 @pytest.mark.parametrize(("stage", "epochs"), [("pretrain", 3), ("retrain", 2)])

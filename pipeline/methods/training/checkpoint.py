@@ -50,7 +50,7 @@ class Saver:
     """Decides when a checkpoint is due, and has rank 0 write it."""
 
     context: Context
-    saved_at_s: float = field(default_factory=time.monotonic)
+    saved_at_s: float = field(default_factory=lambda: time.monotonic())
 
     def due(self, *, epoch_ended: bool) -> bool:
         """Whether enough time has gone by since the last one; the end of an epoch shortens the wait."""

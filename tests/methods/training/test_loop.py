@@ -16,6 +16,7 @@ from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.loop import NonFiniteLossError, train
 from pipeline.methods.training.schedule import epoch_order, learning_rate_at
 from pipeline.methods.training.settings import Training
+from tests.support import Clock
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(23, 1, 6, 6), dtype=np.uint8)
 DATA = SampleSet.of(PIXELS, labels=np.arange(23) % 3, mean=0.5, std=0.25)
@@ -110,6 +111,25 @@ def test_training_killed_in_any_step_equals_undisturbed_training(every_s, tmp_pa
         model, resumed = trained(model=network(seed=99 if num_saved else 0), context=Context(scratch=scratch))
         assert_same(model, wanted)
         assert resumed == result
+
+
+@pytest.mark.parametrize(
+    ("every_s", "step_s", "steps"),
+    [
+        (300, 100, [3, 4, 7, 8, 11]),  # Epochs end after steps 4, 8 and 12; the last step leaves weights, not a checkpoint.
+        (1000, 100, [4, 8]),
+        (300, 1, [8]),  # The first epoch ends after 4 s, sooner than a checkpoint is worth.
+        (5, 1, [5, 10]),
+        (4, 1, [4, 8]),
+        (1000, 0.1, []),
+    ],
+)
+def test_a_checkpoint_is_written_when_its_time_has_come_and_at_the_ends_of_longer_epochs(every_s, step_s, steps, tmp_path, monkeypatch):
+    clock, saved = Clock(), []
+    monkeypatch.setattr("pipeline.methods.training.checkpoint.time", clock)
+    monkeypatch.setattr("pipeline.methods.training.checkpoint.save", lambda folder, content, *, step: saved.append(step))
+    trained(context=Context(scratch=tmp_path, checkpoint_every_s=every_s, progress=lambda *_, **__: clock.advance(step_s)))
+    assert saved == steps
 
 
 def test_a_damaged_checkpoint_costs_steps_but_changes_nothing(tmp_path, capsys):
@@ -351,9 +371,3 @@ def test_a_small_cnn_learns_real_digits_within_the_default_epochs(tmp_path):
     model = SmallCnn().build(input_shape=(1, 28, 28), num_outputs=10)
     result = train(model, images.take(train_rows), Training(), seed=0, round=0, context=Context(), validation=images.take(test_rows))
     assert result.history[-1]["validation_accuracy"] > 0.95
-
-
-def test_settings_that_cannot_be_are_refused():
-    for field, value in (("epochs", 0), ("learning_rate", 0.0), ("momentum", 1.0), ("ema_decay", 1.0), ("warmup_fraction", 1.0)):
-        with pytest.raises(ValueError, match=field):
-            Training(**{field: value})
