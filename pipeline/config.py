@@ -95,6 +95,7 @@ class RunConfig(Settings):
             f"target {self.target.target}": not isinstance(self.target, TrueLabel | GivenClass),
             f"selection {self.selection.rule}": isinstance(self.selection, Misclassified | ClassBalanced),
             "label_smoothing": bool(self.pretraining.label_smoothing or self.retraining.label_smoothing),
+            "class_weights": "balanced" in (self.pretraining.class_weights, self.retraining.class_weights),
         }
         if misfits := [name for name, is_wrong in of_classes.items() if is_wrong]:
             raise ValueError(

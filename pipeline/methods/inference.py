@@ -36,6 +36,7 @@ def loss_of(
     task: Task,
     *,
     label_smoothing: float = 0.0,
+    weight_K: torch.Tensor | None = None,
     reduction: Literal["none", "sum"] = "none",
 ) -> torch.Tensor:
     """Loss of each sample (B,), or its sum: cross-entropy in nats, of labels the mean over all K; or the squared error, likewise.
@@ -45,10 +46,11 @@ def loss_of(
         truth: class index (B,), int64; or labels, 0 or 1, or values (B, K).
         task: what is asked.
         label_smoothing: share of the target's probability that is spread over all classes; for classes only.
+        weight_K: what a sample's loss counts, by its class; None counts all as 1. For classes only.
         reduction: none or sum.
     """
     if task == "classes":
-        return torch.nn.functional.cross_entropy(outputs_BK, truth, label_smoothing=label_smoothing, reduction=reduction)
+        return torch.nn.functional.cross_entropy(outputs_BK, truth, weight=weight_K, label_smoothing=label_smoothing, reduction=reduction)
     truth_BK = truth.to(outputs_BK.dtype)
     if task == "labels":
         loss_B = torch.nn.functional.binary_cross_entropy_with_logits(outputs_BK, truth_BK, reduction="none").mean(1)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, cast
 
 from pipeline.core.ranks import Ranks
 from pipeline.methods.lazy import torch
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.nn.parallel import DistributedDataParallel
 
 
 def import_ddp() -> None:
@@ -36,6 +38,11 @@ def wrapped(model: nn.Module, ranks: Ranks) -> nn.Module:
 
     with_global_statistics(model)
     return torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def without_sending(model: nn.Module, ranks: Ranks) -> AbstractContextManager[None]:
+    """Lets gradients add up on this rank; they are sent with the first ones that come outside of it."""
+    return nullcontext() if ranks.world_size == 1 else cast("DistributedDataParallel", model).no_sync()
 
 
 def announce_batch(model: nn.Module, ranks: Ranks, *, num_samples: int, counts: bool) -> None:

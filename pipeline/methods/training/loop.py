@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from pipeline.methods.inference import judged, loss_of
 from pipeline.methods.lazy import torch
 from pipeline.methods.training.checkpoint import Saver, newest, read
 from pipeline.methods.training.data import SampleSet
-from pipeline.methods.training.ddp import announce_batch, barrier, broadcast_text, sum_over_ranks, wrapped
+from pipeline.methods.training.ddp import announce_batch, barrier, broadcast_text, sum_over_ranks, without_sending, wrapped
 from pipeline.methods.training.scalars import Scalars, scalars
 from pipeline.methods.training.schedule import epoch_order, learning_rate_at
 from pipeline.methods.training.settings import Training
@@ -59,7 +59,7 @@ class TrainingResult:
     classes, validation_accuracy. No times: equal runs have equal histories."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Job:
     """What does not change while training goes on."""
 
@@ -70,6 +70,14 @@ class _Job:
     context: Context
     validation: SampleSet | None
     num_extra: int
+
+    @cached_property
+    def weight_K(self) -> NDArray[np.float32] | None:  # noqa: N802 (the name carries the axes)
+        """What the loss of each class's samples counts; None where all count 1."""
+        if self.settings.class_weights == "equal":
+            return None
+        count_K = np.bincount(self.data.labels_N)
+        return (len(self.data) / (np.count_nonzero(count_K) * np.maximum(count_K, 1))).astype(np.float32)
 
     @property
     def epoch_samples(self) -> int:
@@ -218,14 +226,12 @@ def _take_step(job: _Job, state: TrainingState, *, forward: nn.Module, batch: ND
     # A stream for each step and rank: what dropout draws does not depend on where training was interrupted. Of the 63 bits torch's
     # generator on the CPU uses the low 32 only: that two of 10,000 steps draw the same has a chance of 1 in 86, and does no harm.
     torch.manual_seed(stream_key(job.seed, "dropout", job.round, state.step, context.ranks.rank) % 2**63)
-    loss = _loss_share(job, forward, batch)
     state.optimizer.zero_grad(set_to_none=True)
-    # DDP averages gradients over the ranks; what is wanted is the sum of their shares.
-    state.scaler.scale(loss * context.ranks.world_size).backward()
+    loss = _add_gradients(job, state, forward=forward, batch=batch)
     # After DDP all ranks have the same gradients, and so skip the same steps.
     if state.update_weights(clip_norm=settings.gradient_clip_norm) and settings.ema_decay is not None:
         state.update_average(settings.ema_decay)
-    mean_loss, num_stops = sum_over_ranks([loss.item(), float(context.should_stop())], context.ranks)
+    mean_loss, num_stops = sum_over_ranks([loss, float(context.should_stop())], context.ranks)
     if not math.isfinite(mean_loss):
         raise _diverged(job, f"the loss became {mean_loss}", step=state.step, learning_rate=learning_rate)
     if state.num_skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
@@ -235,8 +241,21 @@ def _take_step(job: _Job, state: TrainingState, *, forward: nn.Module, batch: ND
     return mean_loss, num_stops > 0
 
 
-def _loss_share(job: _Job, forward: nn.Module, batch: NDArray[np.int64]) -> torch.Tensor:
-    """This rank's share of the mean loss of the global batch: the shares of all ranks sum to it."""
+def _add_gradients(job: _Job, state: TrainingState, *, forward: nn.Module, batch: NDArray[np.int64]) -> float:
+    """Leave the gradients of the global batch's mean loss in the parameters, and give this rank's share of that loss."""
+    share, last = 0.0, min(job.settings.micro_batches, len(batch)) - 1
+    for number, micro in enumerate(np.array_split(batch, last + 1)):
+        # DDP sends gradients with the last part only, which carries those of all.
+        with nullcontext() if number == last else without_sending(forward, job.context.ranks):
+            loss = _loss_sum(job, forward, micro) / len(batch)
+            # DDP averages gradients over the ranks; what is wanted is the sum of their shares.
+            state.scaler.scale(loss * job.context.ranks.world_size).backward()
+        share += loss.item()
+    return share
+
+
+def _loss_sum(job: _Job, forward: nn.Module, batch: NDArray[np.int64]) -> torch.Tensor:
+    """The sum of the losses of this rank's samples of a batch."""
     part = batch[job.context.ranks.span(len(batch))]
     # A rank without a part takes the first sample with weight 0: gradients travel only if every rank runs backward.
     positions, weight = (part, 1.0) if len(part) else (batch[:1], 0.0)
@@ -244,9 +263,15 @@ def _loss_share(job: _Job, forward: nn.Module, batch: NDArray[np.int64]) -> torc
     announce_batch(forward, job.context.ranks, num_samples=len(batch), counts=len(part) > 0)
     with _autocast(job):
         outputs_BK = forward(x_BCHW)
-    smoothing = job.settings.label_smoothing
-    loss_sum = loss_of(outputs_BK.float(), truth, job.data.task, label_smoothing=smoothing, reduction="sum")
-    return loss_sum * (weight / len(batch))
+    loss_sum = loss_of(
+        outputs_BK.float(),
+        truth,
+        job.data.task,
+        label_smoothing=job.settings.label_smoothing,
+        weight_K=None if job.weight_K is None else torch.tensor(job.weight_K, device=outputs_BK.device),
+        reduction="sum",
+    )
+    return loss_sum * weight
 
 
 def _autocast(job: _Job) -> torch.autocast:

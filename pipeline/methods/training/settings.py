@@ -26,10 +26,20 @@ class Training(Settings):
     """Decay of the weights of linear and convolution layers; biases and scales (one axis) are left out."""
     warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of all optimizer steps in which the learning rate climbs to its peak."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up: half a cosine down to 0, or the peak throughout."""
+    schedule: Literal["cosine", "constant", "step", "one_cycle"] = "cosine"
+    """Learning rate after the warm-up: half a cosine down to 0; the peak throughout; the peak times `decay_factor` for each
+    `decay_epochs` that have passed; or one cycle, whose warm-up begins at 1/25 of the peak and whose half cosine ends at 1/250,000."""
+    decay_epochs: int = Field(default=30, ge=1)
+    """Epochs after which schedule step lowers the learning rate, each time again."""
+    decay_factor: float = Field(default=0.1, gt=0, lt=1)
+    """What schedule step multiplies it by."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target's probability that is spread evenly over all classes."""
+    class_weights: Literal["equal", "balanced"] = "equal"
+    """balanced weighs each sample's loss by how rare its class is, N / (K N_k), so that all classes count alike. For classes only."""
+    micro_batches: int = Field(default=1, ge=1)
+    """Parts that a rank works on one after another for one optimizer step, to hold fewer samples in memory; the step is the same up to
+    rounding, but for batch normalisation, which takes the statistics of each part."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the forward pass (autocast); weights stay float32. float16 scales the loss, and
     skips a step whose gradients overflow: it is counted as a step, and 20 in a row are an error. bfloat16 does neither."""

@@ -27,6 +27,7 @@ SETTINGS = {
     "sgd": Training(epochs=3, batch_size=7, gradient_clip_norm=1.0, label_smoothing=0.1),
     "adamw": Training(epochs=3, batch_size=7, optimizer="adamw", learning_rate=0.001, ema_decay=0.9),
     "one": Training(epochs=1, batch_size=1),
+    "in parts": Training(epochs=2, batch_size=7, micro_batches=3, class_weights="balanced"),
 }
 BATCH_NORM = ("sgd", "adamw", "one")
 FLOAT16 = Training(epochs=6, batch_size=5, precision="float16")

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.methods.training.schedule import epoch_order, learning_rate_at
 from pipeline.methods.training.settings import Training
@@ -53,4 +54,23 @@ def test_a_constant_schedule_keeps_the_peak():
 
 @pytest.mark.parametrize("total_steps", [1, 2, 3])
 def test_a_single_step_has_a_learning_rate(total_steps):
-    assert all(learning_rate_at(step, total_steps, Training(warmup_fraction=0.9)) > 0 for step in range(total_steps))
+    for schedule in ("cosine", "constant", "step", "one_cycle"):
+        settings = Training(warmup_fraction=0.9, schedule=schedule)
+        assert all(learning_rate_at(step, total_steps, settings) > 0 for step in range(total_steps))
+
+
+def test_a_stepped_schedule_falls_by_its_factor_after_so_many_epochs():
+    settings = Training(learning_rate=2.0, warmup_fraction=0.0, schedule="step", epochs=6, decay_epochs=2, decay_factor=0.5)
+    rates = [learning_rate_at(step, 18, settings) for step in range(18)]  # 3 steps an epoch
+    assert rates == [2.0] * 6 + [1.0] * 6 + [0.5] * 6
+
+
+@pytest.mark.parametrize("rising", [0.3, 0.25, 0.1])
+def test_one_cycle_is_that_of_torch(rising):
+    settings = Training(learning_rate=0.01, warmup_fraction=rising, schedule="one_cycle")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=50, pct_start=rising, cycle_momentum=False)
+    for step in range(50):
+        assert learning_rate_at(step, 50, settings) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        reference.step()

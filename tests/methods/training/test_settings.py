@@ -17,9 +17,10 @@ from pipeline.methods.training.schedule import epoch_order
 from pipeline.methods.training.settings import Training
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(21, 1, 6, 6), dtype=np.uint8)
-LABELS = np.arange(21) % 3
+LABELS = np.array([0] * 12 + [1] * 3 + [2] * 6)
 PLAIN = {"epochs": 2, "batch_size": 7, "warmup_fraction": 0.0, "schedule": "constant", "momentum": 0.0, "weight_decay": 0.0}
 RATE = 0.05
+WEIGHT = torch.from_numpy(21 / (3 * np.bincount(LABELS))).float()
 BY_HAND = {
     "momentum": ({"momentum": 0.8, "nesterov": False}, partial(SGD, momentum=0.8), {}),
     "nesterov": ({"momentum": 0.8, "nesterov": True}, partial(SGD, momentum=0.8, nesterov=True), {}),
@@ -27,6 +28,7 @@ BY_HAND = {
     "adamw": ({"optimizer": "adamw"}, partial(AdamW, weight_decay=0.0), {}),
     "adamw with decay": ({"optimizer": "adamw", "weight_decay": 0.2}, partial(AdamW, weight_decay=0.2), {}),
     "label smoothing": ({"label_smoothing": 0.3}, SGD, {"label_smoothing": 0.3}),
+    "class weights": ({"class_weights": "balanced"}, SGD, {"weight": WEIGHT}),
     "clipping": ({"gradient_clip_norm": 0.2}, SGD, {"clip_norm": 0.2}),
 }
 
@@ -36,7 +38,7 @@ def network() -> nn.Module:
     return Mlp(hidden=(5,)).build(input_shape=(1, 6, 6), num_outputs=3)
 
 
-def trained_by_hand(optimizer_of, *, label_smoothing: float = 0.0, clip_norm: float | None = None) -> nn.Module:
+def trained_by_hand(optimizer_of, *, label_smoothing: float = 0.0, clip_norm: float | None = None, weight=None) -> nn.Module:
     model = network()
     weights, biases = ([value for value in model.parameters() if (value.ndim > 1) == is_weight] for is_weight in (True, False))
     optimizer = optimizer_of([{"params": weights}, {"params": biases, "weight_decay": 0.0}], lr=RATE)
@@ -44,7 +46,9 @@ def trained_by_hand(optimizer_of, *, label_smoothing: float = 0.0, clip_norm: fl
         order = epoch_order(21, 0, seed=0, purpose="order", counters=(0, epoch))
         for batch in (order[0:7], order[7:14], order[14:21]):
             x_BCHW = torch.from_numpy((PIXELS[batch] / 255 - 0.5) / 0.25).float()
-            loss = nn.functional.cross_entropy(model(x_BCHW), torch.from_numpy(LABELS[batch]), label_smoothing=label_smoothing)
+            label_B = torch.from_numpy(LABELS[batch])
+            loss_B = nn.functional.cross_entropy(model(x_BCHW), label_B, label_smoothing=label_smoothing, reduction="none")
+            loss = (loss_B if weight is None else loss_B * weight[label_B]).mean()
             optimizer.zero_grad()
             loss.backward()
             if clip_norm is not None:
@@ -66,6 +70,20 @@ def test_a_setting_does_what_torch_does_with_it(given, optimizer_of, loss):
     model, data = network(), SampleSet.of(PIXELS, labels=LABELS, mean=0.5, std=0.25)
     train(model, data, Training(learning_rate=RATE, **PLAIN | given), seed=0, round=0, context=Context())
     assert_close(list(model.parameters()), list(wanted.parameters()), rtol=0, atol=1e-5)  # float32, 6 steps
+
+
+@pytest.mark.parametrize("num", [2, 3, 50])
+def test_a_step_taken_in_parts_is_the_same_step(num):
+    def trained(**changes):
+        model = network()
+        settings = Training(**(PLAIN | {"learning_rate": RATE, "momentum": 0.9, "class_weights": "balanced"} | changes))
+        samples = SampleSet.of(PIXELS, labels=LABELS, mean=0.5, std=0.25)
+        return model, train(model, samples, settings, seed=0, round=0, context=Context(scratch=None))
+
+    (whole, one), (parts, other) = trained(), trained(micro_batches=num)
+    assert largest_difference(whole, parts) < 1e-6
+    assert other.final_loss == pytest.approx(one.final_loss, rel=1e-5)
+    assert other.num_steps == one.num_steps
 
 
 def test_settings_that_cannot_be_are_refused():
