@@ -138,7 +138,7 @@ def submit(
     backend: Annotated[Backend, typer.Option(help="auto: SLURM where it answers, else this machine.")] = "auto",
     executor: Annotated[Literal["slurm", "local", "debug"], typer.Option(help="submitit's executor, with --backend submitit.")] = "slurm",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print stages, counts, keys, edges and the exact sbatch commands; change nothing.")
+        bool, typer.Option("--dry-run", help="Print stages, counts, keys, edges and exactly what sbatch would be given; change nothing.")
     ] = False,
     set_: SetOption = [],  # noqa: B006 - typer copies it
     store: StoreOption = STORE,
@@ -155,7 +155,7 @@ def submit(
         raise SettingsError(f"--executor {executor} is one of submitit's; add --backend submitit, or leave it out")
     loaded = _load(experiment, set_, data, strict=strict)
     if dry_run:
-        show(loaded, Store(store), backend=backend, data_root=data, console=console)
+        show(loaded, Store(store), backend=backend, executor=executor, data_root=data, console=console)
         return
     open_store(store, shared_group)
     raise typer.Exit(

@@ -2,7 +2,8 @@
 
 import os
 import shlex
-from collections.abc import Collection, Container, Sequence
+import shutil
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from jobs.evidence import gather, remember, remembered
 from jobs.experiment import Experiment
 from jobs.journal import journals
 from jobs.limits import Limits
-from jobs.planning import check_writers, draft, environment, not_honoured_here, read_plans
+from jobs.planning import CODE_ROOT, check_writers, draft, environment, not_honoured_here, read_plans
 from jobs.repair import advice, set_broken_aside
 from jobs.retry import Evidence, Verdicts, fell, judge
 from jobs.selection import Selection, label, to_retry
@@ -258,7 +259,7 @@ def collect(plan: Plan, store: Store, *, console: Console) -> int:
     return sum(state != "done" for state in runs["state"])
 
 
-def dry_run(experiment: Experiment, store: Store, *, backend: str, data_root: Path, console: Console) -> None:
+def dry_run(experiment: Experiment, store: Store, *, backend: str, executor: str = "slurm", data_root: Path, console: Console) -> None:
     """Print what a submission would do, and where a SLURM answers whether it would take it; change nothing."""
     plan = draft(experiment, store)
     todo = [step for step in plan.steps if not store.has(step.name)]
@@ -266,25 +267,41 @@ def dry_run(experiment: Experiment, store: Store, *, backend: str, data_root: Pa
     console.print(
         f"{len(plan.steps)} steps, {len(plan.steps) - len(todo)} done, {len(todo)} to run; GPU hours asked for: {_gpu_hours(plan, todo)}"
     )
-    element = {}
     adjust = remembered(plan).adjust
-    asks_slurm = bool(todo) and backend != "local" and slurm.is_there()
+    on_slurm = bool(todo) and backend != "local" and executor == "slurm"
+    asks_slurm = on_slurm and slurm.is_there()
     planned, problems = _arrays_within_limits(plan, todo, adjust) if asks_slurm else (arrays_of(plan, todo, adjust), [])
+    given = environment(plan, store, data_root=data_root)
+    element: dict[str, str] = {}
     for array in planned:
         console.print(f"\n{array.name}: {len(array.steps)} steps")
+        # submitit numbers what it submits.
+        number = {t: position if backend == "submitit" else t for position, t in enumerate(array.elements)}
         for step in array.steps:
-            element[step.name] = f"{array.name}[{array.element(step)}]"
+            element[step.name] = f"{array.name}[{number[array.element(step)]}]"
             waits = [element[name] for name in step.inputs.values() if name in element]
-            console.print(f"  [{array.element(step)}] {step.key}" + (f"  after {', '.join(waits)}" if waits else ""), markup=False)
-        if backend != "local":
-            console.print(Text(shlex.join(array_command(array, data_root=data_root))))
-    if backend != "local" and todo:
-        arrays = [f"<job of {array.name}>" for array in planned]
-        console.print(Text("\ncollect\n" + shlex.join(collect_command(plan, arrays, data_root=data_root))))
-        script = plan.code / "sbatch" / "stage.sbatch" if plan.folder.exists() else Path(__file__).parent.parent / "sbatch" / "stage.sbatch"
-        console.print(Text(f"\nstage.sbatch\n{script.read_text()}"))
+            line = f"  [{number[array.element(step)]}] {step.key}" + (f"  after {', '.join(waits)}" if waits else "")
+            console.print(line, markup=False)
+        if on_slurm:
+            console.print(Text(_text_for_sbatch(array, backend=backend, environment=given)))
+    if on_slurm:
+        jobs = [f"<job of {array.name}>" for array in planned]
+        console.print(Text("\ncollect\n" + shlex.join(collect_command(plan, jobs, data_root=Path(given["ATTRAIN_DATA"])))))
+        for name in ("collect.sbatch",) if backend == "submitit" else ("stage.sbatch", "collect.sbatch"):
+            console.print(Text(f"\n{name}\n{(CODE_ROOT / 'sbatch' / name).read_text()}"))  # A plan of other code is another plan.
     for problem in problems:
         console.print(Text(f"would be refused: {problem}", style="yellow"))
+
+
+def _text_for_sbatch(array: Array, *, backend: str, environment: Mapping[str, str]) -> str:
+    """The command that submits an array; or, as submitit puts all options into it, the file that it gives to sbatch."""
+    if backend != "submitit":
+        return shlex.join(array_command(array, data_root=Path(environment["ATTRAIN_DATA"])))
+    if shutil.which("srun") is None:
+        return "submitit makes the file for sbatch only where there is an srun"
+    from jobs import submitit
+
+    return submitit.batch_file(array, environment=environment)
 
 
 def _gpu_hours(plan: Plan, todo: Sequence) -> str:

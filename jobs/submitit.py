@@ -79,18 +79,26 @@ class RunElements:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def _executor(plan: Plan, kind: Executor, array: Array) -> submitit.AutoExecutor:
-    """An executor for the elements of one array; its folder lies inside the plan, open to its owner alone."""
-    folder = plan.folder / "submitit"
-    folder.mkdir(mode=0o700, exist_ok=True)
+def _folder(plan: Plan) -> Path:
+    """Where submitit keeps its files: inside the plan."""
+    return plan.folder / "submitit"
+
+
+def _open_folder(plan: Plan) -> None:
+    """Make that folder, open to its owner alone."""
+    _folder(plan).mkdir(mode=0o700, exist_ok=True)
     # What lies there is unpickled: nobody else may write it, not even the group that a store is open to.
-    refuse_writable_by_others(folder, within=plan.folder.parents[1])
+    refuse_writable_by_others(_folder(plan), within=plan.folder.parents[1])
+
+
+def _executor(plan: Plan, kind: Executor, array: Array) -> submitit.AutoExecutor:
+    """An executor for the elements of one array."""
     resources, cluster = array.resources, cluster_of(plan)
     python = {}
     if kind == "slurm" and cluster.container is not None:
         folders = (plan.folder.parent.parent, Path(os.environ["ATTRAIN_DATA"]))
         python["slurm_python"] = shlex.join(python_command(cluster, folders=folders, gpus_per_node=resources.gpus_per_node))
-    executor = submitit.AutoExecutor(folder=folder / "%j", cluster=kind, slurm_max_num_timeout=100, **python)
+    executor = submitit.AutoExecutor(folder=_folder(plan) / "%j", cluster=kind, slurm_max_num_timeout=100, **python)
     if kind != "slurm":
         executor.update_parameters(name=array.job_name, timeout_min=NO_LIMIT_MIN, gpus_per_node=min(1, resources.gpus_per_node))
         return executor
@@ -130,6 +138,16 @@ def _slurm_parameters(array: Array, cluster: Cluster) -> dict[str, Any]:
     }
 
 
+def batch_file(array: Array, *, environment: Mapping[str, str]) -> str:
+    """What submitit would give to sbatch for an array."""
+    with _environment(environment):
+        executor = _executor(array.plan, "slurm", array)._executor
+    assert isinstance(executor, submitit.SlurmExecutor)
+    if len(array.elements) > 1:
+        executor.parameters["map_count"] = len(array.elements)
+    return executor._make_submission_file_text(executor._submitit_command_str, uid="")
+
+
 @contextmanager
 def _environment(given: Mapping[str, str]) -> Iterator[None]:
     """What submitit's children inherit, for the time of the block."""
@@ -159,6 +177,7 @@ def run_here(plan: Plan, store: Store, arrays: Sequence[Array], *, environment: 
     One array after the other, dealt out to a process a core; steps whose inputs failed are left out.
     """
     with _environment(environment):
+        _open_folder(plan)
         cores = 1 if executor == "debug" else Machine.here().cores
         for array in arrays:
             ready = [step for step in array.steps if all(store.has(name) for name in step.inputs.values())]
@@ -174,6 +193,7 @@ def run_here(plan: Plan, store: Store, arrays: Sequence[Array], *, environment: 
 
 
 def _submit_array(plan: Plan, array: Array) -> slurm.Submitted:
+    _open_folder(plan)
     executor = _executor(plan, "slurm", array)
     try:
         # submitit numbers the elements 0, 1, ... where the plan's numbers may have gaps, and makes a plain job of a single one.

@@ -4,6 +4,7 @@ After a change on purpose: `ATTRAIN_RECORD=1 pytest tests/jobs` writes the recor
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.core.plan import Plan, PlannedStep
@@ -41,3 +42,38 @@ def study(folder: Path) -> Plan:
     resources = {"retrain": {"nodes": 2, "gpus_per_node": 4, "cpus_per_task": 8, "memory_gb": 64.5, "time_min": 240}}
     cluster = {"partition": "gpu", "account": "group", "qos": "long", "max_parallel_tasks": 1}
     return Plan(folder, (*small, *large), {"experiment": "study", "identity": {"resources": resources, "cluster": cluster}})
+
+
+PROGRAMS = {
+    "sbatch": """
+number=$(($(ls | grep -c command) + 1))
+printf '%s\\0' sbatch "$@" >command.$number
+if [[ $1 = --parsable ]]; then echo $number; else cat "$1" >file.$number; echo "Submitted batch job $number"; fi""",
+    "scontrol": """
+case "$*" in '') sed -n 's/^update JobId=\\(.*\\) Dependency=/\\1|/p' >edges ;; "show config") cat config ;; esac""",
+    "squeue": 'case "$*" in *%E*) cat edges ;; esac',
+    **dict.fromkeys(("sacctmgr", "srun"), ""),
+}
+
+
+class Scheduler:
+    """Stands for a SLURM that takes all it is given, and keeps it."""
+
+    def __init__(self, folder: Path, config: str) -> None:
+        """Write its programs, which answer with these settings."""
+        self.folder, self.bin = folder, folder / "bin"
+        self.bin.mkdir(parents=True)
+        (folder / "config").write_text(config)
+        for name, lines in PROGRAMS.items():
+            (self.bin / name).write_text(f"#!/bin/bash\ncd '{folder}'\n{lines.strip()}\n")
+            (self.bin / name).chmod(0o755)
+
+    @property
+    def commands(self) -> Mapping[str, list[str]]:
+        """{job id: command} of every sbatch, in order."""
+        paths = sorted(self.folder.glob("command.*"), key=lambda path: int(path.suffix[1:]))
+        return {path.suffix[1:]: path.read_text().split("\0")[:-1] for path in paths}
+
+    def file(self, job: str) -> str:
+        """The file that submitit gave to sbatch as a job's."""
+        return (self.folder / f"file.{job}").read_text()

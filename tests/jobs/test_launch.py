@@ -2,16 +2,22 @@
 
 import contextlib
 import io
+import os
+import re
+import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from jobs import launch, slurm
 from jobs.experiment import load_experiment
-from jobs.planning import newest_plans
+from jobs.planning import make_plan, newest_plans
 from pipeline.core.store import Store
+from tests.jobs.recording import Scheduler
+from tests.jobs.support import TINY
 
 
 @pytest.fixture
@@ -75,3 +81,43 @@ def test_what_others_finish_while_a_submission_waits_for_its_turn_is_not_submitt
     assert launch.launch(plan, store, backend="slurm", data_root=tmp_path, console=console) == 0
     assert "1 to run (slurm)" in output_of(console)
     assert "nothing is left to submit" in output_of(console)
+
+
+@pytest.fixture
+def scheduler(tmp_path, monkeypatch):
+    """A SLURM that takes arrays of three elements at most."""
+    found = Scheduler(tmp_path / "slurm", "MaxArraySize = 3\n")
+    monkeypatch.setenv("PATH", f"{found.bin}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+def submitted(scheduler, journal):
+    """What sbatch was given for each array, and the collecting job's command; jobs go by names, which a dry run has for them."""
+    names = {job: array for array, job in journal.jobs().items()}
+    *arrays, (_, collect) = scheduler.commands.items()
+    texts = [shlex.join(command) if command[1] == "--parsable" else scheduler.file(job) for job, command in arrays]
+    waits = f"--dependency=afterany:{':'.join(f'<job of {names[job]}>' for job, _ in arrays)}"
+    return texts, [waits if argument.startswith("--dependency=") else argument for argument in collect]
+
+
+@pytest.mark.parametrize(("backend", "scripts"), [("slurm", ["stage.sbatch", "collect.sbatch"]), ("submitit", ["collect.sbatch"])])
+def test_a_dry_run_prints_what_the_submission_gives_to_sbatch(scheduler, console, finished, load, backend, scripts):
+    cluster = {"account": "group", "prolog": ["module load it"], "container": "/images/my torch.sif", "sbatch_options": ["--comment=a b"]}
+    experiment, store = load(**TINY | {"cluster": cluster, "resources": {"retrain": {"memory_gb": 3, "time_min": 9}}}), Store(finished)
+    plan = make_plan(experiment, store)
+    for step in (step for step in plan.steps if step.stage == "evaluate" or (step.array == "retrain-1" and step.index)):
+        shutil.rmtree(store.folder(step.name))  # What is left to run does not begin at an array's beginning.
+    launch.dry_run(experiment, store, backend=backend, data_root=Path("data"), console=console)
+    assert scheduler.commands == {}
+    arrays, _, rest = output_of(console).partition("\n\ncollect\n")
+    launch.launch(plan, store, backend=backend, data_root=Path("data"), console=console)
+    (journal,) = launch.journals(plan)
+    texts, collect = submitted(scheduler, journal)
+
+    assert len(texts) == 5
+    assert re.split(r"\n\n[\w+-]+: \d+ steps\n(?:  \[\d+\] .*\n)+", arrays)[1:] == texts
+    assert rest == "\n".join([shlex.join(collect), *(f"\n{name}\n{(plan.code / 'sbatch' / name).read_text()}" for name in scripts), ""])
+    numbers = {name.partition("/")[2]: job.partition("_")[2] or "0" for name, job in journal.elements().items()}
+    assert {key: number for number, key in re.findall(r"^  \[(\d+)\] (\w+)", arrays, re.MULTILINE)} == numbers
+    assert next(part for part in collect if part.endswith(".sbatch")) == str(plan.code / "sbatch" / "collect.sbatch")
