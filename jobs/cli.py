@@ -174,7 +174,9 @@ def run(
         Path | None,
         typer.Option(help="Leave a checkpoint and end with 75 once this file is there; it may hold why: preempted, time_limit."),
     ] = None,
-    done_file: Annotated[Path | None, typer.Option(help="Write this file once the records of all steps are there.")] = None,
+    code_file: Annotated[
+        Path | None, typer.Option(help="The first rank writes the exit code into this file, before any rank ends.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Do nothing; end with 0 if the steps' records are there, else with 70.")] = False,
     store: StoreOption = STORE,
     data: DataOption = DATA,
@@ -184,6 +186,7 @@ def run(
     from jobs.labels import label_lines
     from jobs.run import Task, run_tasks
     from jobs.stops import StopFlag
+    from pipeline.core.files import write_text
     from pipeline.core.ranks import Ranks
 
     ranks = Ranks.from_env()
@@ -195,7 +198,7 @@ def run(
     stop = StopFlag(stop_file=stop_file)
     stop.install()
     tasks = [Task(plan=planned, store=Store(store), step=step, data_root=data, ranks=ranks, stop=stop) for step in steps]
-    raise typer.Exit(run_tasks(tasks, done_file=done_file))
+    raise typer.Exit(run_tasks(tasks, at_end=lambda code: write_text(code_file, str(code)) if code_file else None))
 
 
 @app.command()

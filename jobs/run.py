@@ -31,7 +31,7 @@ from pipeline.core.settings import SettingsError, parse
 from pipeline.core.step import Stage, make_key, own_settings
 from pipeline.core.store import FAILURE, PROGRESS, Attempt, MissingInputError, OwnedError, Store, StoreError, slurm_task
 from pipeline.methods.datasets import DataFileError
-from pipeline.methods.training.ddp import sum_over_ranks
+from pipeline.methods.training.ddp import barrier, sum_over_ranks
 from pipeline.stages import STAGES
 
 EXIT_CODES: dict[type[Exception], int] = {
@@ -112,7 +112,7 @@ def settings_of(step: PlannedStep) -> dict[str, Any]:
     return own
 
 
-def run_tasks(tasks: Sequence[Task], *, done_file: Path | None = None) -> int:
+def run_tasks(tasks: Sequence[Task], *, at_end: Callable[[int], None] = lambda code: None) -> int:
     """Run steps one after the other; each is told with its exit code where there are several.
 
     A step that fails does not keep those after it from running, unless it fails on several ranks while they are at work: some may
@@ -120,15 +120,17 @@ def run_tasks(tasks: Sequence[Task], *, done_file: Path | None = None) -> int:
 
     Args:
         tasks: of one stage and one resource class; the same on every rank.
-        done_file: written by the first rank once all records are seen.
+        at_end: on the first rank, is told the exit code that all ranks are about to end with, while none has ended: at the first one
+            that ends with another than 0 srun kills the others, and then says something else. Not called where a rank failed alone.
 
     Returns:
-        0 if all are done, 75 if one asks to be run again (those after it are not begun), else the first other code.
+        0 if the records of all are there, 75 if one asks to be run again (those after it are not begun), else the first other code.
     """
     first = tasks[0]
     codes: list[int] = []
     try:
         with _together(first):
+            together = True
             for task in tasks:
                 code, together = _run_step(task)
                 codes.append(code)
@@ -136,12 +138,20 @@ def run_tasks(tasks: Sequence[Task], *, done_file: Path | None = None) -> int:
                     print(f"{task.step.stage}-{task.step.index}: exit code {code}", flush=True)
                 if code == REQUEUE or not together:
                     break
+            if together:
+                if first.ranks.is_first:
+                    if set(codes) == {DONE}:
+                        codes.append(_confirmed(tasks))
+                    at_end(_first_bad(codes))
+                barrier(first.ranks)
     except Exception as error:  # The ranks did not meet, or did not part.
-        codes.append(tell(error, tasks[max(0, len(codes) - 1)]))
-    code = next((code for code in codes if code != DONE), DONE)
-    if REQUEUE in codes or (code == DONE and len(codes) < len(tasks)):
-        return REQUEUE
-    return _confirmed(tasks, done_file) if code == DONE and done_file is not None and first.ranks.is_first else code
+        codes.append(tell(error, tasks[min(max(0, len(codes) - 1), len(tasks) - 1)]))
+    return REQUEUE if set(codes) == {DONE} and len(codes) < len(tasks) else _first_bad(codes)
+
+
+def _first_bad(codes: Sequence[int]) -> int:
+    """75 if it is among them, else the first that is not 0."""
+    return REQUEUE if REQUEUE in codes else next((code for code in codes if code != DONE), DONE)
 
 
 def run_task(task: Task) -> int:
@@ -149,13 +159,12 @@ def run_task(task: Task) -> int:
     return run_tasks([task])
 
 
-def _confirmed(tasks: Sequence[Task], done_file: Path) -> int:
-    """Write the file that says that all is done, if all records are seen."""
+def _confirmed(tasks: Sequence[Task]) -> int:
+    """0 if the records of all are seen."""
     for task in tasks:
         if not task.store.has(task.step.name):
             print(f"{task.step.name} ended well, but {task.store.folder(task.step.name)} has no record", file=sys.stderr, flush=True)
             return NO_RECORD
-    write_text(done_file, "")
     return DONE
 
 

@@ -65,9 +65,13 @@ class RunElements:
         if "SUBMITIT_EXECUTOR" in os.environ:  # A process of submitit's: its own handler would not wait for the loops' checkpoint.
             stop.install()
         steps = [plan.step(self.stage, index) for index in self.indices]
-        code = run_tasks([Task(plan=plan, store=store, step=step, data_root=data_root, ranks=ranks, stop=stop) for step in steps])
-        if code == REQUEUE and stop.is_set and ranks.is_first and (element := slurm_task()):
-            subprocess.run(["scontrol", "requeue", element], check=True)
+
+        def requeue(code: int) -> None:
+            if code == REQUEUE and stop.is_set and (element := slurm_task()):
+                subprocess.run(["scontrol", "requeue", element], check=True)
+
+        tasks = [Task(plan=plan, store=store, step=step, data_root=data_root, ranks=ranks, stop=stop) for step in steps]
+        code = run_tasks(tasks, at_end=requeue)
         if code != DONE:
             raise StepFailedError(
                 f"{self.stage}{list(self.indices)}: exit code {code}; {REQUEUE} asks for a requeue, {BAD_SETTINGS} means bad settings"

@@ -16,7 +16,7 @@ srun)
   while [ $# -gt 0 ]; do
     case $1 in
     --stop-file) [ -e "$2" ] && echo "told to stop: $(cat "$2")" >>"$CALLS" ;;
-    --done-file) [ -n "$FINISHED" ] && : >"$2" ;;
+    --code-file) [ -n "$TOLD" ] && echo "$TOLD" >"$2" ;;
     esac
     shift
   done
@@ -28,20 +28,22 @@ esac
 """Stands for srun, scontrol and python: notes how it was called."""
 
 CASES = {
-    "done": {"FINISHED": "yes"},
+    "done": {"TOLD": "0"},
     "done, says srun, and there is a record": {},
     "done, says srun, but there is no record": {"CHECK_CODE": "1"},
     "failed": {"STEP_CODE": "1"},
     "an input is missing": {"STEP_CODE": "69"},
     "told to stop before the time limit": {"STEP_CODE": "75", "SIGNALS": "USR2"},
+    "told to stop, the last ranks to end killed by srun": {"STEP_CODE": "143", "TOLD": "75", "SIGNALS": "USR2"},
+    "bad settings, the last ranks to end killed by srun": {"STEP_CODE": "143", "TOLD": "78"},
     "preempted": {"STEP_CODE": "75", "SIGNALS": "USR2", "PREEMPTED": "2026-01-01T00:00:00"},
     "preempted without grace": {"STEP_CODE": "75", "SIGNALS": "USR2 TERM", "PREEMPTED": "2026-01-01T00:00:00"},
     "stopped by itself": {"STEP_CODE": "75"},
     "cancelled": {"STEP_CODE": "75", "SIGNALS": "TERM"},
-    "several steps": {"FINISHED": "yes", "COUNT": "2"},
-    "the last of several steps": {"FINISHED": "yes", "COUNT": "2", "LAST": "1006"},
+    "several steps": {"TOLD": "0", "COUNT": "2"},
+    "the last of several steps": {"TOLD": "0", "COUNT": "2", "LAST": "1006"},
     "a prolog that fails": {"PROLOG": "false"},
-    "a prolog": {"PROLOG": "echo with prolog >>$CALLS", "FINISHED": "yes"},
+    "a prolog": {"PROLOG": "echo with prolog >>$CALLS", "TOLD": "0"},
 }
 
 
@@ -61,7 +63,7 @@ def told_of(case: str, folder: Path) -> str:
         "STEP_CODE": "0",
         "CHECK_CODE": "0",
         "PREEMPTED": "None",
-        "FINISHED": "",
+        "TOLD": "",
         "SLURM_ARRAY_JOB_ID": "42",
         "SLURM_ARRAY_TASK_ID": "3",
         "SLURM_JOB_ID": "45",

@@ -44,30 +44,25 @@ def is_done(planned: tuple[Plan, Store], index: int) -> bool:
     return planned[1].has(planned[0].step("pretrain", index).name)
 
 
-def test_a_step_that_fails_does_not_keep_those_after_it_from_running(planned, tmp_path, capsys):
-    done_file = tmp_path / "done"
-    assert run_tasks(tasks(planned, GOOD, DIVERGING, OTHER), done_file=done_file) == FAILED
+def test_a_step_that_fails_does_not_keep_those_after_it_from_running(planned, capsys):
+    told = []
+    assert run_tasks(tasks(planned, GOOD, DIVERGING, OTHER), at_end=told.append) == FAILED
     assert [is_done(planned, index) for index in (DIVERGING, GOOD, OTHER)] == [False, True, True]
     lines = [line for line in capsys.readouterr().out.splitlines() if "exit code" in line]
     assert lines == ["pretrain-1: exit code 0", "pretrain-0: exit code 1", "pretrain-2: exit code 0"]
-    assert not done_file.exists()
+    assert told == [FAILED]
 
 
-def test_a_step_that_is_stopped_is_the_last_that_was_begun(planned, tmp_path):
-    assert run_tasks(tasks(planned, DIVERGING, GOOD, OTHER, polls=5), done_file=tmp_path / "done") == REQUEUE
+def test_a_step_that_is_stopped_is_the_last_that_was_begun(planned):
+    assert run_tasks(tasks(planned, DIVERGING, GOOD, OTHER, polls=5), at_end=(told := []).append) == REQUEUE
     assert [bool(planned[1].attempts(planned[0].step("pretrain", index).name)) for index in (DIVERGING, GOOD, OTHER)] == [True, True, False]
-    assert not (tmp_path / "done").exists()
+    assert told == [REQUEUE]
 
 
-def test_the_done_file_is_written_once_all_records_are_seen(planned, tmp_path):
-    assert run_tasks(tasks(planned, GOOD, OTHER), done_file=tmp_path / "done") == DONE
-    assert (tmp_path / "done").exists()
-
-
-def test_without_a_record_there_is_no_done_file(planned, tmp_path, monkeypatch, capsys):
+def test_without_a_record_a_step_is_not_done(planned, monkeypatch, capsys):
     monkeypatch.setattr("jobs.run._run_step", lambda task: (DONE, True))
-    assert run_tasks(tasks(planned, GOOD), done_file=tmp_path / "done") == NO_RECORD
-    assert not (tmp_path / "done").exists()
+    assert run_tasks(tasks(planned, GOOD), at_end=(told := []).append) == NO_RECORD
+    assert told == [NO_RECORD]
     assert "has no record" in capsys.readouterr().err
 
 
@@ -75,12 +70,12 @@ def test_the_command_line_runs_several_indices_in_one_call(planned, tmp_path):
     plan, store = planned
     command = ("run", "--plan", plan.folder, "--stage", "pretrain", "--index", "1", "--index", "2")
     assert attrain(*command, "--check", store=store.root).returncode == NO_RECORD
-    done = attrain(*command, "--done-file", tmp_path / "done", store=store.root)
+    done = attrain(*command, "--code-file", tmp_path / "code", store=store.root)
     assert (done.returncode, done.stderr) == (0, "")
     names = [plan.step("pretrain", index).name for index in (1, 2)]
     lines = [f"{names[0]} is done", "pretrain-1: exit code 0", f"{names[1]} is done", "pretrain-2: exit code 0"]
     assert done.stdout.splitlines() == lines
-    assert (tmp_path / "done").exists()
+    assert (tmp_path / "code").read_text() == "0"
     assert attrain(*command, "--check", store=store.root).returncode == 0
 
 

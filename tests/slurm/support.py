@@ -1,6 +1,10 @@
-"""The experiment that is disturbed on the cluster, and what is read off its logs."""
+"""The experiment that is disturbed on the cluster, a disturbance, and what is read off its logs."""
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.slurm.conftest import User
 
 LONG = """
 experiment: long
@@ -33,3 +37,11 @@ def stops(printed: str) -> list[int]:
 def resumptions(printed: str) -> list[int]:
     """After which optimizer steps a training was taken up again, attempt by attempt."""
     return [int(number) for number in re.findall(r"(?:resum|continu)\w* (?:from|after|at) step (\d+)", printed)]
+
+
+def push_aside(user: "User", stage: str, number: int, *, attempt: int = 1, after: str = "") -> None:
+    """Run a job of the higher partition on all cores of both nodes, to its end, when so many steps of the stage are at work."""
+    with user.frozen(stage, number, attempt=attempt, after=after) as at_work:
+        job = user.cluster.sbatch("true", "--partition=high", "--nodes=2", "--exclusive")
+        user.cluster.wait_until(lambda: user.told_to_stop(at_work))
+    assert user.cluster.wait(job) == {job: "COMPLETED"}

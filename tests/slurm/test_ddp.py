@@ -8,7 +8,7 @@ import signal
 import pytest
 from safetensors.numpy import load_file
 
-from tests.slurm.support import CHECKPOINT
+from tests.slurm.support import CHECKPOINT, push_aside, resumptions, stops
 
 pytestmark = pytest.mark.slurm
 
@@ -17,6 +17,8 @@ TWO_NODES = ("--set", "resources={pretrain: {nodes: 2}, evaluate: {nodes: 2}}")
 TWO_RANKS = ("--set", "resources={pretrain: {tasks_per_node: 2}}")
 ONE_RUN = ("--set", "sweep.seed=[0]")
 SHORT = ("--set", "base.pretraining.epochs=2")
+SLOW = ("--set", "base.pretraining.epochs=6", "--set", "base.pretraining.learning_rate=0.01")
+"""24 steps, to be disturbed at two; at this rate roundings have not grown to 1e-5 by then."""
 LABEL = r"\[rank (\d) of (\d), (node\d)\] "
 
 
@@ -114,6 +116,32 @@ def test_a_rank_that_is_killed_ends_its_step_within_30_s_and_retry_completes_it(
     assert "submitted" in user.attrain("retry", "long")
     user.wait("long")
     assert user.states("long") == {"prepare": {"done": 1}, "pretrain": {"done": 1}, "evaluate": {"done": 1}}
+
+
+def test_two_nodes_that_are_preempted_and_then_killed_at_work_resume_and_give_the_weights_of_one_rank(user, new_user, cluster, long):
+    one_rank = new_user()
+    one_rank.attrain("submit", long, *SLOW, *ONE_RUN, "--backend=local")
+    user.attrain("submit", long, *SLOW, *ONE_RUN, "--set", "resources.pretrain.nodes=2")
+    element = f"{user.submissions('long')[0]['pretrain-0']}_0"
+    push_aside(user, "pretrain", 1, after=CHECKPOINT)
+    with user.frozen("pretrain", attempt=2, after=CHECKPOINT) as at_work:
+        os.kill(at_work[element], signal.SIGKILL)  # The file that tells rank 0's port stays.
+        cluster.run("scontrol", "requeue", element)
+    assert set(user.wait("long").values()) == {"COMPLETED"}
+    printed = {
+        rank: "\n".join(re.findall(rf"^\[rank {rank} of 2, node\d\] (.*)$", user.printed("pretrain-0"), re.MULTILINE)) for rank in (0, 1)
+    }
+
+    (*before, last) = [state for state, _ in cluster.runs(element)]
+    assert (len(before), last) == (2, "COMPLETED")
+    assert set(before) <= {"REQUEUED", "PREEMPTED"}
+    assert [path.name for path in user.plan("long").glob("meetings/*")] == [f"{element}.0.1.json"]
+    (stopped,) = stops(printed[0])
+    resumed, killed = resumptions(printed[0])
+    assert 0 < stopped == resumed < killed
+    assert stops(printed[1]) == [stopped]
+    assert_number_of_processes(user, 2, stages=("pretrain",))
+    assert_weights_of_one_rank(user, one_rank, num_models=1)
 
 
 @pytest.mark.parametrize("starter", ["torchrun", "srun --ntasks=1 torchrun"])

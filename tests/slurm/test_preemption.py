@@ -5,17 +5,9 @@ import signal
 
 import pytest
 
-from tests.slurm.support import CHECKPOINT, resumptions, stops
+from tests.slurm.support import CHECKPOINT, push_aside, resumptions, stops
 
 pytestmark = pytest.mark.slurm
-
-
-def push_aside(user, stage, number, *, attempt=1, after=""):
-    """Run a job of the higher partition on all cores of both nodes, to its end, when so many steps of the stage are at work."""
-    with user.frozen(stage, number, attempt=attempt, after=after) as at_work:
-        job = user.cluster.sbatch("true", "--partition=high", "--nodes=2", "--exclusive")
-        user.cluster.wait_until(lambda: user.told_to_stop(at_work))
-    assert user.cluster.wait(job) == {job: "COMPLETED"}
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def test_two_gloo_ranks_give_the_artifacts_of_one(one, tmp_path):
 @pytest.mark.slow
 def test_torchrun_runs_a_step_of_a_plan_through_the_command_line(one, tmp_path):
     plan, store = two = planned(EXPERIMENT, tmp_path)
-    pretrain, done_file = plan.step("pretrain", 0), tmp_path / "done"
+    pretrain, code_file = plan.step("pretrain", 0), tmp_path / "code"
     assert run_task(task(two, "prepare")) == DONE
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "jobs"]
     command = [
@@ -87,11 +87,11 @@ def test_torchrun_runs_a_step_of_a_plan_through_the_command_line(one, tmp_path):
         "0",
         "--store",
         store.root,
-        "--done-file",
-        done_file,
+        "--code-file",
+        code_file,
     ]
     ((code, printed),) = on_ranks(command, [{}])
     assert code == 0, printed
-    assert done_file.exists()
+    assert code_file.read_text() == "0"
     assert store.record(pretrain.name)["num_processes"] == 2
     assert_same_artifact(one[1].folder(pretrain.name), store.folder(pretrain.name))
