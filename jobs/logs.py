@@ -98,7 +98,7 @@ def _slurm_logs(plan: Plan, row: PlannedStep) -> list[Path]:
         if job
         for folder in folders
         for path in folder.rglob(f"*{job}*")
-        if path.suffix in (".log", ".out", ".err") and re.search(rf"(?<![0-9]){job}(?![0-9])", path.name)
+        if path.suffix in (".log", ".out", ".err") and re.search(rf"(?<![0-9_]){job}(?![0-9])", path.name)
     ]
 
 

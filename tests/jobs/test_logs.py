@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.journal import Journal
 from jobs.logs import find_logs, follow
 from jobs.planning import find_plan
 from pipeline.core.settings import SettingsError
@@ -47,6 +48,20 @@ def test_the_steps_of_a_run_that_have_not_run_are_named(finished):
 def test_what_there_is_instead_is_said(undisturbed, given, words):
     with pytest.raises(SettingsError, match=words):
         find_logs(given, None, Store(undisturbed))
+
+
+def test_an_element_of_submitits_has_its_own_logs_only(finished):
+    """submitit's names end with the rank: 2_2_0 is rank 0 of element 2_2, and not element 2_0."""
+    store = Store(finished)
+    plan = find_plan("tiny", store)
+    steps = [f"retrain-{index}" for index in range(3)]
+    names = [find_logs(step, None, store).steps[0].name for step in steps]
+    Journal.new(plan).write(array="retrain-1", job="2", elements={name: f"2_{index}" for index, name in enumerate(names)})
+    for index in range(3):
+        (plan.folder / "submitit" / f"2_{index}").mkdir(parents=True)
+        (plan.folder / "submitit" / f"2_{index}" / f"2_{index}_0_log.out").write_text("")
+    logs = [[path.name for path in find_logs(step, None, store).logs() if path.suffix == ".out"] for step in steps]
+    assert logs == [[f"2_{index}_0_log.out"] for index in range(3)]
 
 
 def test_followed_logs_grow_by_whole_lines_until_the_step_has_ended(finished):
