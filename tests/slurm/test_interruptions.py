@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.slurm.conftest import WAIT_S
-from tests.slurm.support import CHECKPOINT, resumptions
+from tests.slurm.support import CHECKPOINT, resumptions, stops
 
 pytestmark = pytest.mark.slurm
 
@@ -98,6 +98,29 @@ def test_an_element_of_submitits_that_is_told_to_stop_is_requeued_and_carries_on
     assert "StopRequested: training stopped after step" in user.attrain("logs", "pretrain-0", "--lines=200")
 
 
+def test_of_an_array_of_submitits_only_the_element_that_is_told_to_stop_is_requeued(user, cluster, long):
+    user.attrain("submit", long, "--backend=submitit", "--set", "resources.pretrain.checkpoint_every_s=0")
+    others, last = [f"{user.submissions('long')[0]['pretrain-0']}_{i}" for i in range(2)], f"{user.submissions('long')[0]['pretrain-0']}_2"
+    with user.frozen("pretrain", 3, after=CHECKPOINT) as at_work:
+        assert f"JobId={last.partition('_')[0]} " in cluster.run("scontrol", "show", "job", last)  # Its id is that of the whole array.
+        cluster.run("scancel", "--signal=USR2", last)
+        cluster.wait_until(lambda: is_pending(signal.SIGUSR2, at_work[last]))
+        os.kill(at_work[last], signal.SIGCONT)
+        cluster.wait_until(lambda: len(cluster.runs(last)) == 2)
+        assert {cluster.squeue().get(element) for element in others} == {"RUNNING"}
+    states = user.wait("long")
+
+    assert set(states.values()) == {"COMPLETED"}
+    assert [[state for state, _ in cluster.runs(element)] for element in (*others, last)] == [
+        ["COMPLETED"],
+        ["COMPLETED"],
+        ["REQUEUED", "COMPLETED"],
+    ]
+    told = [user.printed(f"pretrain-{i}") for i in range(3)]
+    assert [len(stops(printed)) for printed in told] == [0, 0, 1]
+    assert [resumptions(printed) for printed in told] == [[], [], stops(told[2])]
+
+
 def test_what_slurm_has_forgotten_is_told_from_the_accounting(user, cluster, long, tmp_path):
     """squeue forgets ended jobs after a while; here it never knew them."""
     user.attrain("submit", long, "--set", "sweep.seed=[0]", "--set", "base.pretraining.learning_rate=1e30")
@@ -111,6 +134,34 @@ def test_what_slurm_has_forgotten_is_told_from_the_accounting(user, cluster, lon
     assert printed.count("NonFiniteLossError") == 1
     assert printed.count("needs pretrain/") == 1
     assert "lost" not in printed
+
+
+def test_a_clean_spares_what_slurm_is_at_work_on_and_the_sweep_completes(user, cluster, long, closed):
+    user.attrain("submit", long, "--set", "sweep.seed=[0,1]", "--set", "resources.pretrain.checkpoint_every_s=0")
+    plan = user.plan("long")
+    with user.frozen("pretrain", 2, after=CHECKPOINT) as at_work, closed():
+        requeued, _ = sorted(at_work)
+        cluster.run("scancel", "--batch", "--signal=USR2", requeued)
+        cluster.wait_until(lambda: user.told_to_stop([requeued]))
+        os.kill(at_work[requeued], signal.SIGCONT)
+        cluster.wait_until(lambda: cluster.squeue().get(requeued) == "PENDING")
+        needed = {path for folder in (plan, user.store / "prepare", user.store / "pretrain") for path in folder.rglob("*")}
+        assert len([path for path in needed if path.match(CHECKPOINT)]) >= 2
+        user.attrain("plan", long, "--set", "sweep.seed=[8]")
+        (old,) = set(user.store.glob("plans/*")) - {plan}
+        user.attrain("plan", long, "--set", "sweep.seed=[9]")
+        (user.store / "retrain" / f"{'0' * 16}.partial" / "0001").mkdir(parents=True)
+        printed = user.attrain("clean", "--plans", "--older-than=0", "--yes")
+
+        assert re.search(r"^old plan +1 .*\ndead attempts +1 .*\nin all +2 ", printed, re.MULTILINE), printed
+        assert {path for path in needed if not path.exists()} == set()
+        assert not old.exists()
+    cluster.wait_until(lambda: not cluster.squeue())
+
+    assert user.states(plan.name) == {"prepare": {"done": 1}, "pretrain": {"done": 2}, "evaluate": {"done": 2}}
+    told = user.printed("pretrain-0", plan.name)
+    assert len(stops(told)) == 1
+    assert resumptions(told) == stops(told)
 
 
 def test_a_retry_on_another_node_does_not_wait_for_a_process_that_was_killed(user, cluster, long):
