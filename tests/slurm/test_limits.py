@@ -1,5 +1,6 @@
 """Limits of users, accounts, QOS and partitions on a SLURM that enforces them: what is read is what SLURM refuses by."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from jobs.limits import Bound, Limits
 from jobs.resources import Cluster as Asked
 from jobs.resources import Resources
-from tests.slurm.conftest import Cluster, fresh_cluster
+from tests.slurm.conftest import Cluster, User, fresh_cluster
 
 pytestmark = pytest.mark.slurm
 
@@ -19,6 +20,17 @@ SETTINGS = (
     "modify user root account=team set qos=normal,short",
     "modify user root set DefaultAccount=team",
 )
+
+
+EXPERIMENT = """
+experiment: large
+base:
+  data: {dataset: mnist_small, num_train: 50, num_test: 20}
+  model: {model: mlp, hidden: [8]}
+  pretraining: {epochs: 1}
+"""
+SIXTY_RUNS = ("--set", f"sweep.seed={list(range(60))}")
+GROUPED = ("--set", "resources={pretrain: {steps_per_task: 10}, evaluate: {steps_per_task: 10}}")
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +102,59 @@ def test_a_partitions_limits_are_refused_before_they_are_met(limited):
     nodes, time = limits.check(1, largest_array=1, resources=resources, cluster=Asked(partition="high"))
     assert "partition high gives a job 1 at most" in nodes
     assert "partition high allows 90" in time
+
+
+@pytest.fixture
+def large(limited, checkout, tmp_path):
+    """A user of that cluster, and the path of an experiment."""
+    (tmp_path / "large.yaml").write_text(EXPERIMENT)
+    yield User(limited, checkout, tmp_path / "the store"), str(tmp_path / "large.yaml")
+    limited.empty()
+
+
+def test_an_experiment_beyond_the_submit_limit_is_refused_and_nothing_of_it_is_submitted(large, limited):
+    user, experiment = large
+    printed = user.attrain("submit", experiment, *SIXTY_RUNS, code=1)
+
+    assert "nothing was submitted: 121 elements and the collecting job, but you may have 20 submitted (MaxSubmitJobs of your " in printed
+    assert limited.squeue() == {}
+    assert user.submissions("large") == []
+    assert user.states("large") == {"prepare": {"planned": 1}, "pretrain": {"planned": 60}, "evaluate": {"planned": 60}}
+
+
+def test_the_doctor_names_the_limits(large):
+    user, _ = large
+    printed = user.attrain("doctor")
+
+    assert "SLURM: MaxArraySize of the cluster: 50: larger arrays are cut" in printed
+    assert "SLURM: MaxSubmitJobs of your association with account team: 20 elements may be submitted, 0 of yours are" in printed
+    assert "SLURM: GrpSubmitJobs of account lab: 30 elements may be submitted" in printed
+    assert "SLURM: MaxJobs of your association with account team: 5 run at once" in printed
+    assert "enforced; all that are set stand above" in printed
+
+
+@pytest.fixture
+def small_arrays(limited):
+    """The same cluster with arrays of four elements at most."""
+    conf = limited.folder / "etc" / "slurm.conf"
+    before = conf.read_text()
+    limited.controller("stop")
+    conf.write_text(re.sub(r"^MaxArraySize=.*$", "MaxArraySize=4", before, flags=re.MULTILINE))
+    limited.controller("start")
+    yield
+    limited.controller("stop")
+    conf.write_text(before)
+    limited.controller("start")
+
+
+@pytest.mark.usefixtures("small_arrays")
+def test_sixty_runs_in_arrays_cut_to_the_clusters_size_are_all_done(large, limited):
+    user, experiment = large
+    user.attrain("submit", experiment, *SIXTY_RUNS, *GROUPED)
+    arrays = [name.rpartition("-")[0] for name in user.submissions("large")[0]]
+    states = user.wait("large")
+
+    assert (arrays.count("pretrain"), arrays.count("evaluate")) == (2, 2)
+    assert len(states) == 1 + 6 + 6 + 1
+    assert set(states.values()) == {"COMPLETED"}
+    assert user.states("large") == {"prepare": {"done": 1}, "pretrain": {"done": 60}, "evaluate": {"done": 60}}
