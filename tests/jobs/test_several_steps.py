@@ -79,15 +79,38 @@ def test_the_command_line_runs_several_indices_in_one_call(planned, tmp_path):
     assert attrain(*command, "--check", store=store.root).returncode == 0
 
 
+SRUN = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+RANKS = [
+    SRUN | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURMD_NODENAME": node} for rank, node in (("0", "localhost"), ("1", "node2"))
+]
+
+
 def on_two_ranks(planned: tuple[Plan, Store], *options: str | Path) -> list[tuple[int, list[str]]]:
     """(exit code, what it printed) of each of two ranks, as srun starts them."""
     plan, store = planned
     command = [sys.executable, "-m", "jobs", "run", "--plan", plan.folder, "--stage", "pretrain", "--store", store.root, *options]
-    srun = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
-    ranks = [{"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURMD_NODENAME": node} for rank, node in (("0", "localhost"), ("1", "node2"))]
-    ended = [(code, printed.splitlines()) for code, printed in on_ranks(command, [srun | rank for rank in ranks])]
+    ended = [(code, printed.splitlines()) for code, printed in on_ranks(command, RANKS)]
     assert all(line.startswith("[rank ") for _, lines in ended for line in lines), ended
     return [(code, [line for line in lines if "[Gloo]" not in line]) for code, lines in ended]  # gloo's own come from C++.
+
+
+SLOW = """
+import time
+from pipeline.core import files
+write = files.write_text
+files.write_text = lambda path, text: (time.sleep(3 * (path.name == "code")), write(path, text))
+from jobs.cli import main
+main()
+"""
+
+
+def test_the_first_rank_tells_the_exit_code_before_any_rank_ends(planned, tmp_path):
+    """srun would kill it before, once another has ended with a code other than 0."""
+    plan, store = planned
+    look = ["bash", "-c", '"$@"; echo "told $(cat "$0")"', tmp_path / "code", sys.executable, "-c", SLOW]
+    step = ["run", "--plan", plan.folder, "--stage", "pretrain", "--index", str(GOOD), "--store", store.root]
+    ended = on_ranks([*look, *step, "--code-file", tmp_path / "code"], RANKS)
+    assert [printed.splitlines()[-1] for _, printed in ended] == ["told 0", "told 0"]
 
 
 def test_two_ranks_do_steps_in_one_process_group_label_every_line_and_end_together_when_one_fails(planned):
