@@ -138,6 +138,11 @@ class RunConfig(Settings):
                 "evaluation.replaced measures on made samples; set selection to {rule: all, held_out_too: true}, augmentation to a rule "
                 "that replaces, with mode replace, and rounds to 1"
             )
+        if self.evaluation.replaced and self.target.uses_label:
+            raise ValueError(
+                f"target {self.target.target} would change held-out samples by their labels, and so tell them; "
+                "set target to predicted, rank or class"
+            )
         if self.selection.held_out_too and makes and not self.evaluation.replaced:
             raise ValueError(
                 "selection.held_out_too makes samples that nothing is measured on; set evaluation.replaced to true, or leave it out"

@@ -138,6 +138,11 @@ REFUSED = {
         "experiment: e\nbase: {augmentation: {rule: replace_top, mode: replace}, evaluation: {replaced: true}}",
         r"evaluation\.replaced measures on made samples; set selection to \{rule: all, held_out_too: true\}",
     ),
+    "held-out samples changed by their labels": (
+        "experiment: e\nbase: {selection: {rule: all, held_out_too: true}, augmentation: {rule: replace_top, mode: replace},\n"
+        "  evaluation: {replaced: true}}",
+        r"target label would change held-out samples by their labels, and so tell them; set target to predicted, rank or class",
+    ),
     "held-out samples made for nothing": (
         "experiment: e\nbase: {selection: {rule: all, held_out_too: true}, augmentation: {rule: replace_top, mode: replace}}",
         r"selection\.held_out_too makes samples that nothing is measured on; set evaluation\.replaced to true",

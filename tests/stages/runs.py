@@ -42,7 +42,7 @@ sweep:
     - {{arm: two rounds, rounds: 2, augmentation: {{rule: replace_top, mode: append}}}}
     - {{arm: nothing selected, selection: {{rule: misclassified}}, augmentation: {{rule: replace_top, mode: replace}},
         data: {{num_train: 20}}, pretraining: {{epochs: 200}}}}
-    - {{arm: removed, selection: {{rule: all, held_out_too: true}}, evaluation: {{replaced: true}},
+    - {{arm: removed, selection: {{rule: all, held_out_too: true}}, target: {{target: predicted}}, evaluation: {{replaced: true}},
         augmentation: {{rule: replace_top, mode: replace, value: max}}, retraining: {{start: scratch}}}}
     - {{arm: explained, augmentation: {{rule: none}}, evaluation: {{metrics: [accuracy, completeness_error, removal_curve, deletion_auc],
         num_explained: {NUM_EXPLAINED}}}}}

@@ -6,7 +6,7 @@ B = batch, C = channels, H, W = pixels, K = classes. Inputs (B, C, T) and (B, F)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,11 @@ def _value_of(class_B: torch.Tensor, values_BK: torch.Tensor) -> torch.Tensor:
 class TargetRule(Protocol):
     """What each member of `Target` is: settings that can be called."""
 
+    @property
+    def uses_label(self) -> bool:
+        """Whether the sample's label decides what is explained."""
+        ...
+
     def __call__(self, forward: Forward, x_BCHW: torch.Tensor, label_B: torch.Tensor) -> Score:
         """The score to explain, one a sample.
 
@@ -90,6 +95,7 @@ class TargetRule(Protocol):
 class TrueLabel(Settings):
     """The logit of the sample's own label."""
 
+    uses_label: ClassVar[bool] = True
     target: Literal["label"] = "label"
 
     def __call__(self, forward: Forward, x_BCHW: torch.Tensor, label_B: torch.Tensor) -> Score:
@@ -100,6 +106,7 @@ class TrueLabel(Settings):
 class Predicted(Settings):
     """The highest logit."""
 
+    uses_label: ClassVar[bool] = False
     target: Literal["predicted"] = "predicted"
 
     def __call__(self, forward: Forward, x_BCHW: torch.Tensor, label_B: torch.Tensor) -> Score:
@@ -110,6 +117,7 @@ class Predicted(Settings):
 class Ranked(Settings):
     """The r-th highest logit."""
 
+    uses_label: ClassVar[bool] = False
     target: Literal["rank"] = "rank"
     rank: int = Field(default=2, ge=1)
     """1 is the highest, the prediction."""
@@ -122,6 +130,7 @@ class Ranked(Settings):
 class GivenClass(Settings):
     """The logit of one class for all samples."""
 
+    uses_label: ClassVar[bool] = False
     target: Literal["class"] = "class"
     index: int = Field(ge=0)
     """Position of the class in the data set's class names."""
@@ -134,6 +143,7 @@ class GivenClass(Settings):
 class Loss(Settings):
     """The cross-entropy of the label, its sign turned: what speaks for a high score speaks for the label, as with logits."""
 
+    uses_label: ClassVar[bool] = True
     target: Literal["loss"] = "loss"
 
     def __call__(self, forward: Forward, x_BCHW: torch.Tensor, label_B: torch.Tensor) -> Score:
@@ -149,6 +159,11 @@ class Contrast(Settings):
     """The class that is explained."""
     against: Annotated[TrueLabel | Predicted | Ranked | GivenClass, Field(discriminator="target")] = Field(default_factory=Ranked)
     """The class whose logit is subtracted; where it is the same one, the score and its attribution are 0."""
+
+    @property
+    def uses_label(self) -> bool:
+        """Where one of the two classes is the label."""
+        return self.of.uses_label or self.against.uses_label
 
     def __call__(self, forward: Forward, x_BCHW: torch.Tensor, label_B: torch.Tensor) -> Score:
         """See `TargetRule`."""
