@@ -8,12 +8,18 @@ from pipeline.core.settings import members
 from pipeline.methods.datasets.additive import Additive
 from pipeline.methods.datasets.cifar import Cifar10, Cifar100
 from pipeline.methods.datasets.idx import Mnist
+from pipeline.methods.datasets.image_folder import ImageFolder
+from pipeline.methods.datasets.image_table import ImageTable
 from pipeline.methods.datasets.mnist_small import MnistSmall
 from pipeline.methods.datasets.news20 import News20
 from pipeline.methods.datasets.samples import DataFileError, DatasetSettings, MissingDataError, Samples
 from pipeline.methods.datasets.shortcut import Shortcut
+from pipeline.methods.datasets.tiny_imagenet import TinyImagenet
 
-Dataset = Annotated[MnistSmall | Mnist | Cifar10 | Cifar100 | Shortcut | News20 | Additive, Field(discriminator="dataset")]
+Dataset = Annotated[
+    MnistSmall | Mnist | Cifar10 | Cifar100 | TinyImagenet | ImageFolder | ImageTable | Shortcut | News20 | Additive,
+    Field(discriminator="dataset"),
+]
 DATASETS = tuple(members(Dataset).values())
 
 __all__ = [
@@ -24,10 +30,13 @@ __all__ = [
     "DataFileError",
     "Dataset",
     "DatasetSettings",
+    "ImageFolder",
+    "ImageTable",
     "MissingDataError",
     "Mnist",
     "MnistSmall",
     "News20",
     "Samples",
     "Shortcut",
+    "TinyImagenet",
 ]

@@ -47,6 +47,8 @@ class Samples:
     """A vector for each word of the vocabulary, for models to begin with; None gives none."""
     masks_NHW: NDArray[np.bool_] | None = None
     """Where what tells the class is known to lie in each image, nowhere in some; None where nobody knows."""
+    skipped: tuple[str, ...] = ()
+    """What was left out because it cannot be read, and why: a line each."""
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("x_NCHW", "labels_N", "splits_N", "sources_N")}
@@ -87,8 +89,11 @@ class DatasetSettings(Protocol):
     """Whether the model gets each channel or feature with mean 0 and deviation 1, over the train split, or as it is."""
     test_splits: ClassVar[tuple[str, ...]]
     """Splits that `load` gives beside `train`."""
-    has_masks: ClassVar[bool]
-    """Whether the samples have masks."""
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the samples have masks."""
+        ...
 
     @property
     def num_outputs(self) -> int:
