@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import UserError
+from pipeline.methods.datasets.sources import Source
 from pipeline.methods.tasks import Kind, Task, kind_of
 
 NO_CLASS = -1
@@ -89,6 +90,11 @@ class DatasetSettings(Protocol):
     """Whether the model gets each channel or feature with mean 0 and deviation 1, over the train split, or as it is."""
     test_splits: ClassVar[tuple[str, ...]]
     """Splits that `load` gives beside `train`."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where its files are published; none for what is drawn, comes with a package, or is the user's own."""
+        ...
 
     @property
     def has_masks(self) -> bool:

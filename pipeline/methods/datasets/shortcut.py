@@ -19,6 +19,7 @@ from pipeline.methods.datasets.image_folder import ImageFolder
 from pipeline.methods.datasets.image_table import ImageTable
 from pipeline.methods.datasets.mnist_small import MnistSmall
 from pipeline.methods.datasets.samples import Samples
+from pipeline.methods.datasets.sources import Source
 from pipeline.methods.datasets.tiny_imagenet import TinyImagenet
 from pipeline.methods.tasks import Kind, Task
 
@@ -53,6 +54,11 @@ class Shortcut(Settings):
     def _check_size(self) -> "Shortcut":
         patch_corners(self.num_outputs, size_px=self.size_px, height=self.base.side_px, width=self.base.side_px)
         return self
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Those of the base."""
+        return self.base.sources
 
     @property
     def num_outputs(self) -> int:

@@ -19,6 +19,7 @@ from pipeline.core.settings import SettingsError
 from pipeline.methods.datasets.image_table import missing_tables, read_tables, table_files
 from pipeline.methods.datasets.images import ImageForm, ImageList, ImageSettings, load_splits
 from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.sources import TINY_IMAGENET_FILES, Source
 
 SIDE_PX = 64
 FOLDER = Path("tiny-imagenet-200")
@@ -34,6 +35,7 @@ class TinyImagenet(ImageSettings):
     The published test part has no labels. Classes are numbered in the order of their wnids.
     """
 
+    sources: ClassVar[tuple[Source, ...]] = TINY_IMAGENET_FILES
     side_px: ClassVar[int] = SIDE_PX
     dataset: Literal["tiny_imagenet"] = "tiny_imagenet"
     num_classes: int = Field(default=200, ge=2)
@@ -72,7 +74,7 @@ class TinyImagenet(ImageSettings):
         if len(names) != self.num_classes:
             raise SettingsError(
                 f"{root / folder} has {len(names)} classes, but data.num_classes is {self.num_classes}; set data.num_classes to "
-                f"{len(names)}, or fetch the whole data set"
+                f"{len(names)}, or remove it and fetch the whole data set"
             )
         return load_splits(self, splits, form=ImageForm(channels=3, side_px=SIDE_PX, resized=False), output_names=names)
 
