@@ -62,6 +62,7 @@ def begin(
             "  attrain collect quickstart    its tables\n\n"
             "  attrain plan quickstart       what would run, without running it\n"
             "  attrain methods               everything an experiment file can name\n"
+            "  attrain fetch cifar10         the files of a data set\n"
             "  attrain doctor                whether this machine is ready\n"
             "  attrain --help                all commands"
         )
@@ -70,6 +71,7 @@ def begin(
 def _load(name: str, overrides: list[str], data: Path, *, strict: bool) -> "Experiment":
     """An experiment, less the runs whose data are not there."""
     from jobs.experiment import load_experiment
+    from jobs.fetch import fetched_with
 
     experiment = load_experiment(name, overrides=overrides)
     kept, absent = [], {}
@@ -82,6 +84,8 @@ def _load(name: str, overrides: list[str], data: Path, *, strict: bool) -> "Expe
             kept.append(position)
     for dataset, (missing, runs) in absent.items():
         line = f"data set {dataset}: {missing[0]} is not there; put the files under ATTRAIN_DATA ({data})"
+        if fetched := fetched_with(missing[0], data, sources=runs[0].config.data.sources, dataset=dataset.split()[-1]):
+            line += f", or run `attrain fetch {fetched}`"
         if strict or not kept:
             raise SettingsError(line)
         console.print(Text(f"left out: {len(runs)} runs of {line}", style="yellow"))
@@ -276,6 +280,23 @@ def explain(
     for source in inputs:
         for line in explain_one(found, source, methods=chosen, target=rule, out=out):
             console.print(line)
+
+
+@app.command()
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="Data set, such as cifar10; or glove.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say which files are fetched from where, and where they are put.")
+    ] = False,
+    data: DataOption = DATA,
+) -> None:
+    """Fetch a data set from where it is published; the same command again goes on where the last one was cut off."""
+    from jobs.fetch import Fetcher
+    from jobs.fetch import fetch as fetch_files
+    from jobs.view import FetchView
+
+    with FetchView(console) as view:
+        fetch_files(dataset, Fetcher(root=data, say=view.say, progress=view), dry_run=dry_run)
 
 
 @app.command()

@@ -14,7 +14,22 @@ from pipeline.core.files import follow_mode_of, open_to_group
 class InOrder(TyperGroup):
     """Lists the commands as one meets them, wherever they are defined."""
 
-    ORDER = ("plan", "submit", "run", "status", "logs", "retry", "cancel", "clean", "verify", "collect", "explain", "methods", "doctor")
+    ORDER = (
+        "plan",
+        "submit",
+        "run",
+        "status",
+        "logs",
+        "retry",
+        "cancel",
+        "clean",
+        "verify",
+        "collect",
+        "explain",
+        "methods",
+        "fetch",
+        "doctor",
+    )
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names; one that ORDER lacks comes last."""

@@ -226,3 +226,65 @@ def watch(look: Look, console: Console, *, every_s: float) -> list[StepStatus]:
             if idle > 1 or (idle and not any(status.state == "planned" for status in statuses)):
                 return statuses
             time.sleep(every_s)
+
+
+class FetchView:
+    """How far a file is: a bar in a terminal, a line a minute elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=32),
+            TextColumn("{task.fields[amount]}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task: tuple[str, TaskID] | None = None
+        self._began = self._last_line = time.monotonic()
+        self._first = 0
+
+    def __enter__(self) -> "FetchView":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
+        self.console.print(Text(line))
+
+    def __call__(self, what: str, done: int, total: int | None, *, unit: str) -> None:
+        """See `jobs.fetch.Progress`."""
+        now, name = time.monotonic(), f"{what}, {unit}"
+        if self._task is None or self._task[0] != name:
+            if self._task is not None:
+                self.bar.remove_task(self._task[1])
+            self._task = (name, self.bar.add_task(what, total=total, amount=""))
+            self._began, self._first = now, done
+        amount = amount_of(done, total, unit=unit, since=done - self._first, seconds=now - self._began)
+        self.bar.update(self._task[1], completed=done, total=total, amount=amount)
+        if not self.console.is_terminal and now - self._last_line >= LINE_EVERY_S:
+            self._last_line = now
+            self.say(f"  {what}: {amount}")
+
+
+def amount_of(done: int, total: int | None, *, unit: str, since: int, seconds: float) -> str:
+    """'12.0 of 170.5 MB, 5.1 MB/s, 31 s left'.
+
+    Args:
+        done: in all.
+        total: None where nobody knows.
+        unit: bytes or files.
+        since: what of it was done in these seconds.
+        seconds: time at work.
+    """
+    scale, name, digits = (1e6, "MB", 1) if unit == "bytes" else (1, unit, 0)
+    text = f"{done / scale:.{digits}f}{f' of {total / scale:.{digits}f}' if total is not None else ''} {name}"
+    if since <= 0 or seconds < 1:
+        return text
+    rate = since / seconds
+    left = f", {(total - done) / rate:.0f} s left" if total is not None else ""
+    return f"{text}, {rate / scale:.{digits}f} {name}/s{left}"

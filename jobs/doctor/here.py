@@ -29,6 +29,8 @@ def examine(data_root: Path) -> Iterator[Finding]:
     yield Finding("machine", f"{machine.cores} cores, {len(machine.gpus)} GPUs for the local back-end")
     yield Finding("data root", str(data_root))
     for name, settings in members(RunConfig.__annotations__["data"]).items():
+        if any(info.is_required() for info in settings.model_fields.values()):
+            continue  # Which files it needs depends on what an experiment names.
         absent = settings().missing_files(data_root)  # type: ignore[attr-defined]
         yield Finding(f"data set {name}", "there" if not absent else f"not there: {absent[0]}")
 

@@ -32,6 +32,8 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
         SettingsError: the settings ask for what the data do not have, or leave a split without samples.
     """
     samples = data.load(context.data_root)
+    for line in samples.skipped if context.ranks.is_first else ():
+        print(f"left out: {line}", flush=True)
     splits_N, fold_N = splits_and_folds(data, samples)
     x_NCHW = samples.x_NCHW
     array = SharedArray(out / "samples.npy", shape=x_NCHW.shape, dtype=x_NCHW.dtype.type, context=context)
@@ -64,6 +66,8 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
             write_array(out / "masks.npy", samples.masks_NHW)
         facts.write(out)
     context.metrics["num_samples"] = len(splits_N)
+    if samples.skipped:
+        context.metrics["num_skipped"] = len(samples.skipped)
 
 
 def splits_and_folds(data: Dataset, samples: Samples) -> tuple[NDArray[np.str_], NDArray[np.int32]]:

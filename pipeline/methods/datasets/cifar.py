@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.sources import CIFAR_10_FILES, CIFAR_100_FILES, Source
 from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
 
 SHAPE = (3, 32, 32)
@@ -66,6 +67,7 @@ class Cifar10(SplitSettings):
     """60,000 colour images of 10 classes, 32 x 32 (Krizhevsky 2009), from cifar-10-batches-py or cifar-10-python.tar.gz."""
 
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
+    sources: ClassVar[tuple[Source, ...]] = CIFAR_10_FILES
     num_outputs: ClassVar[int] = 10
     side_px: ClassVar[int] = 32
     dataset: Literal["cifar10"] = "cifar10"
@@ -83,6 +85,7 @@ class Cifar100(SplitSettings):
     """60,000 colour images of 100 classes, 32 x 32 (Krizhevsky 2009), from cifar-100-python or cifar-100-python.tar.gz."""
 
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
+    sources: ClassVar[tuple[Source, ...]] = CIFAR_100_FILES
     num_outputs: ClassVar[int] = 100
     side_px: ClassVar[int] = 32
     dataset: Literal["cifar100"] = "cifar100"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.sources import MNIST_FILES, Source
 from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
 
 FOLDER = Path("MNIST/raw")
@@ -24,6 +25,7 @@ PREFIXES = {"train": "train", "test": "t10k"}
 class Mnist(SplitSettings):
     """70,000 handwritten digits, 28 x 28 grey (LeCun et al. 1998, doi:10.1109/5.726791), from MNIST/raw/*-ubyte[.gz]."""
 
+    sources: ClassVar[tuple[Source, ...]] = MNIST_FILES
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
     num_outputs: ClassVar[int] = 10
     side_px: ClassVar[int] = 28

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.sources import NEWS_20_FILES, Source
 from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
 from pipeline.methods.tasks import Kind
 from pipeline.methods.text import encoded, read_vectors, vocabulary_of, words_of
@@ -28,6 +29,7 @@ class News20(SplitSettings):
 
     kind: ClassVar[Kind] = "tokens"
     normalised_by: ClassVar[Literal["channel", "nothing"]] = "nothing"
+    sources: ClassVar[tuple[Source, ...]] = NEWS_20_FILES
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
     num_outputs: ClassVar[int] = 20
     dataset: Literal["news20"] = "news20"

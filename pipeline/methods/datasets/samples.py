@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import UserError
+from pipeline.methods.datasets.sources import Source
 from pipeline.methods.tasks import Kind, Task, kind_of
 
 NO_CLASS = -1
@@ -49,6 +50,8 @@ class Samples:
     """A vector for each word of the vocabulary, for models to begin with; None gives none."""
     masks_NHW: NDArray[np.bool_] | None = None
     """Where what tells the class is known to lie in each image, nowhere in some; None where nobody knows."""
+    skipped: tuple[str, ...] = ()
+    """What was left out because it cannot be read, and why: a line each."""
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("x_NCHW", "labels_N", "splits_N", "sources_N")}
@@ -89,8 +92,16 @@ class DatasetSettings(Protocol):
     """Whether the model gets each channel or feature with mean 0 and deviation 1, over the train split, or as it is."""
     test_splits: ClassVar[tuple[str, ...]]
     """Splits that `load` gives beside `train`."""
-    has_masks: ClassVar[bool]
-    """Whether the samples have masks."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where its files are published; none for what is drawn, comes with a package, or is the user's own."""
+        ...
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the samples have masks."""
+        ...
 
     @property
     def num_outputs(self) -> int:

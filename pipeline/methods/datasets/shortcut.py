@@ -15,8 +15,12 @@ from pipeline.core.randomness import SampleStreams, stream_key
 from pipeline.core.settings import Settings, SettingsError
 from pipeline.methods.datasets.cifar import Cifar10, Cifar100
 from pipeline.methods.datasets.idx import Mnist
+from pipeline.methods.datasets.image_folder import ImageFolder
+from pipeline.methods.datasets.image_table import ImageTable
 from pipeline.methods.datasets.mnist_small import MnistSmall
 from pipeline.methods.datasets.samples import Samples
+from pipeline.methods.datasets.sources import Source
+from pipeline.methods.datasets.tiny_imagenet import TinyImagenet
 from pipeline.methods.tasks import Kind, Task
 
 
@@ -33,7 +37,9 @@ class Shortcut(Settings):
     normalised_by: ClassVar[Literal["channel", "nothing"]] = "channel"
     has_masks: ClassVar[bool] = True
     dataset: Literal["shortcut"] = "shortcut"
-    base: Annotated[MnistSmall | Mnist | Cifar10 | Cifar100, Field(discriminator="dataset")] = Field(default_factory=MnistSmall)
+    base: Annotated[MnistSmall | Mnist | Cifar10 | Cifar100 | TinyImagenet | ImageFolder | ImageTable, Field(discriminator="dataset")] = (
+        Field(default_factory=MnistSmall)
+    )
     """The data set that the patches are put into; its folds are those of the whole."""
     share: float = Field(default=1.0, ge=0, le=1)
     """Share of the training images whose patch tells the label."""
@@ -48,6 +54,11 @@ class Shortcut(Settings):
     def _check_size(self) -> "Shortcut":
         patch_corners(self.num_outputs, size_px=self.size_px, height=self.base.side_px, width=self.base.side_px)
         return self
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Those of the base."""
+        return self.base.sources
 
     @property
     def num_outputs(self) -> int:

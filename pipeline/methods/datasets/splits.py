@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from pipeline.core.randomness import generator
 from pipeline.core.settings import Settings, SettingsError
+from pipeline.methods.datasets.sources import Source
 from pipeline.methods.tasks import Kind, Task
 
 
@@ -20,13 +21,18 @@ class FoldSettings(Settings):
     kind: ClassVar[Kind] = "image"
     task: ClassVar[Task] = "classes"
     normalised_by: ClassVar[Literal["channel", "nothing"]] = "channel"
-    has_masks: ClassVar[bool] = False
+    sources: ClassVar[tuple[Source, ...]] = ()
     folds: int = Field(default=5, ge=1)
     """Parts that the train split is cut into; one of them is held out for validation. 1 holds none out."""
     fold: int = Field(default=0, ge=0)
     """The part that is held out, in [0, folds)."""
     split_seed: int = Field(default=0, ge=0)
     """Seed of the folds and of every choice of samples; apart from the run's seed, so that runs share their data."""
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the samples have masks."""
+        return False
 
     @model_validator(mode="after")
     def _check_fold(self) -> "FoldSettings":
