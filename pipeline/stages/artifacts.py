@@ -7,8 +7,9 @@ pretrain, retrain: weights.safetensors, model.json, history.json, tensorboard/ (
            vocabulary.txt
 attribute: attributions.npy (float32, one row a row of the table), attributed.parquet (ATTRIBUTED)
 augment:   samples.npy (as that of prepare), augmented.parquet (AUGMENTED), sources.npy (int64), augmentation.json
-evaluate:  metrics.json; of classes predictions.parquet (PREDICTIONS) and confusion.parquet (CONFUSION), of values outputs.parquet
-           (OUTPUTS); with metrics of explanations quality.parquet (QUALITY) and curves.parquet (CURVES)
+evaluate:  metrics.json; of classes predictions.parquet (PREDICTIONS) and confusion.parquet (CONFUSION), of labels and values
+           outputs.parquet (OUTPUTS), of labels labels.parquet (LABELS); with metrics of explanations quality.parquet (QUALITY) and
+           curves.parquet (CURVES)
 
 N = samples, A = made ones, M = their sources, C = channels, H, W = pixels, K = outputs
 """

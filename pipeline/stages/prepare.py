@@ -82,7 +82,11 @@ def splits_and_folds(data: Dataset, samples: Samples) -> tuple[NDArray[np.str_],
     fold_N = np.full(len(samples), -1, dtype=np.int32)
     if data.folds == 1:
         return samples.splits_N, fold_N
-    fold_N[in_train_N] = stratified_folds(samples.labels_N[in_train_N], folds=data.folds, seed=data.split_seed)
+    strata_N = samples.labels_N
+    if data.task == "labels" and samples.values_NK is not None:
+        # Samples with the same labels are dealt out evenly, as those of one class are; values have nothing to be dealt out by.
+        strata_N = np.unique(samples.values_NK, axis=0, return_inverse=True)[1]
+    fold_N[in_train_N] = stratified_folds(strata_N[in_train_N], folds=data.folds, seed=data.split_seed)
     return np.where(in_train_N & (fold_N == data.fold), "validation", samples.splits_N), fold_N
 
 

@@ -94,7 +94,7 @@ REFUSED = {
     ),
     "a metric of classes where values are asked for": (
         "experiment: e\nbase: {data: {dataset: additive}, model: {model: mlp}, evaluation: {metrics: [r2, accuracy, deletion_auc]}}",
-        r"evaluation\.metrics accuracy, deletion_auc: not made for the values that data set additive asks for; .*r2, rmse and mae",
+        r"evaluation\.metrics accuracy, deletion_auc: not made for the values that data set additive asks for; .*r2, rmse, mae",
     ),
     "a metric of values where classes are asked for": (
         "experiment: e\nbase: {evaluation: {metrics: [accuracy, r2]}}",

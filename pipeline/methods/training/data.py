@@ -151,9 +151,9 @@ class SampleSet:
         return x_BCHW.sub_(mean_C).div_(scale_C), truth
 
     def explained_outputs(self, positions: Positions, *, device: str) -> torch.Tensor:
-        """(B,) int64 which output is a sample's own: that of its class, and of values the first."""
-        own_N = self.labels_N if self.values_NK is None else np.zeros_like(self.labels_N)
-        return torch.tensor(own_N[positions], device=device)
+        """(B,) int64 which output is a sample's own: that of its class, and of values the first; of labels all, (B, K) float32."""
+        own = np.zeros_like(self.labels_N) if self.task == "values" else self.truth
+        return torch.tensor(own[positions], device=device)
 
     def input_range(self, *, device: str) -> tuple[torch.Tensor, torch.Tensor]:
         """What the least and the greatest value are once normalised, as those of a black and a white image; each (C, 1, 1), float32."""
