@@ -25,7 +25,7 @@ INDEX = pa.schema(
         SAMPLE_ID,
         _field("label", pa.int32(), "class index; -1 where samples have labels or values"),
         _field("split", pa.string(), "train, validation or a test split"),
-        _field("fold", pa.int32(), "fold of the training part; -1 elsewhere"),
+        _field("fold", pa.int32(), "fold of the training part, -1 elsewhere; or the data set's own"),
         _field("source", pa.string(), "file and position that the sample came from"),
         _field("sha256", pa.string(), "hash of the sample's bytes"),
     ]

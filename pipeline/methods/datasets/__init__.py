@@ -10,12 +10,13 @@ from pipeline.methods.datasets.cifar import Cifar10, Cifar100
 from pipeline.methods.datasets.idx import Mnist
 from pipeline.methods.datasets.mnist_small import MnistSmall
 from pipeline.methods.datasets.news20 import News20
+from pipeline.methods.datasets.ptbxl import PtbXl
 from pipeline.methods.datasets.samples import DataFileError, DatasetSettings, MissingDataError, Samples
 from pipeline.methods.datasets.shortcut import Shortcut
 from pipeline.methods.datasets.table import Table, TableOfValues
 
 Dataset = Annotated[
-    MnistSmall | Mnist | Cifar10 | Cifar100 | Shortcut | News20 | Additive | Table | TableOfValues, Field(discriminator="dataset")
+    MnistSmall | Mnist | Cifar10 | Cifar100 | Shortcut | News20 | PtbXl | Additive | Table | TableOfValues, Field(discriminator="dataset")
 ]
 DATASETS = tuple(members(Dataset).values())
 
@@ -31,6 +32,7 @@ __all__ = [
     "Mnist",
     "MnistSmall",
     "News20",
+    "PtbXl",
     "Samples",
     "Shortcut",
     "Table",

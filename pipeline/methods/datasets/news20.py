@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.samples import DataFileError, MissingDataError, NormalisedBy, Samples
 from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
 from pipeline.methods.tasks import Kind
 from pipeline.methods.text import encoded, read_vectors, vocabulary_of, words_of
@@ -27,7 +27,7 @@ class News20(SplitSettings):
     """
 
     kind: ClassVar[Kind] = "tokens"
-    normalised_by: ClassVar[Literal["channel", "nothing"]] = "nothing"
+    normalised_by: ClassVar[NormalisedBy] = "nothing"
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
     num_outputs: ClassVar[int] = 20
     dataset: Literal["news20"] = "news20"

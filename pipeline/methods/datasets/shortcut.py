@@ -16,7 +16,7 @@ from pipeline.core.settings import Settings, SettingsError
 from pipeline.methods.datasets.cifar import Cifar10, Cifar100
 from pipeline.methods.datasets.idx import Mnist
 from pipeline.methods.datasets.mnist_small import MnistSmall
-from pipeline.methods.datasets.samples import Samples
+from pipeline.methods.datasets.samples import NormalisedBy, Samples
 from pipeline.methods.tasks import Kind, Task
 
 
@@ -30,7 +30,7 @@ class Shortcut(Settings):
     test_splits: ClassVar[tuple[str, ...]] = ("test", "test_clean")
     kind: ClassVar[Kind] = "image"
     task: ClassVar[Task] = "classes"
-    normalised_by: ClassVar[Literal["channel", "nothing"]] = "channel"
+    normalised_by: ClassVar[NormalisedBy] = "channel"
     has_masks: ClassVar[bool] = True
     dataset: Literal["shortcut"] = "shortcut"
     base: Annotated[MnistSmall | Mnist | Cifar10 | Cifar100, Field(discriminator="dataset")] = Field(default_factory=MnistSmall)
