@@ -16,8 +16,10 @@ from pipeline.methods.attribution import (
     TrueLabel,
 )
 from pipeline.methods.augmentation import Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
-from pipeline.methods.datasets import Additive, Dataset, MnistSmall, News20
+from pipeline.methods.datasets import Additive, Dataset, MnistSmall, News20, PtbXl
 from pipeline.methods.metrics import PREDICTION, Agreement, Evaluation, ExactCounterpart, KnownTruth, TopK
+from pipeline.methods.metrics.faithfulness import Infidelity, InsertionAuc
+from pipeline.methods.metrics.removal import RemovalCurve, Road
 from pipeline.methods.models import Model, Oracle, SmallCnn, TextModel
 from pipeline.methods.tasks import TokenMaps
 from pipeline.methods.training.settings import Retraining, Training
@@ -173,6 +175,30 @@ class RunConfig(Settings):
             raise ValueError(
                 "attribution deep_lift explains logits and has no rule for the softmax of target loss; set target to label or predicted, "
                 "or attribution to integrated_gradients"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_images(self) -> "RunConfig":
+        """Refuse metrics that look at a pixel's neighbours, before a network is trained in vain."""
+        for metric in self.evaluation.quality if self.data.kind != "image" else ():
+            by_settings = (isinstance(metric, RemovalCurve) and metric.fill == "road") or (
+                isinstance(metric, Infidelity) and metric.disturbance == "square"
+            )
+            if by_settings or isinstance(metric, Road | InsertionAuc):
+                raise ValueError(
+                    f"metric {metric.column} needs images, and data set {self.data.dataset} has {self.data.kind}; take infidelity with "
+                    "disturbance gaussian, removal_curve with fill mean (for classes), sensitivity_max or sparseness"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_crops(self) -> "RunConfig":
+        """Refuse methods that look at layers, through which the windows of a signal pass side by side."""
+        if isinstance(self.data, PtbXl) and self.data.crop_s is not None and "layer" in type(self.attribution).model_fields:
+            raise ValueError(
+                f"attribution {self.attribution.method} looks at a layer, which sees windows of a record, not the record; set data.crop_s "
+                "to null, or attribution to a method without a layer, such as integrated_gradients"
             )
         return self
 

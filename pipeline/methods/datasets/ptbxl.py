@@ -75,6 +75,9 @@ class PtbXl(Settings):
     5 classes of the diagnostic ones. A record has each label that it names, whatever the likelihood; records without any are left out."""
     rate_hz: Literal[100, 500] = 100
     """Time steps in a second: records100 or records500."""
+    crop_s: float | None = Field(default=None, gt=0, lt=DURATION_S)
+    """Seconds of a record that the model sees at once: in training a random crop, anew in each step; in all else windows that overlap by
+    half, of whose outputs the greatest counts. The benchmark has 2.5; None shows it the whole record."""
     num_records: int | None = Field(default=None, ge=1)
     """Records kept, the first ones of the list; None keeps all."""
     missing: Literal["refuse", "skip"] = "refuse"
@@ -117,6 +120,7 @@ class PtbXl(Settings):
             folds_N=np.array([record.fold for record in kept], dtype=np.int32),
             sources_N=[str(record.path.relative_to(root)) for record in kept],
             output_names=names,
+            crop_steps=None if self.crop_s is None else max(1, round(self.crop_s * self.rate_hz)),
             left_out={"num_missing": len(listed) - len(there), "num_without_label": len(there) - len(kept)},
         )
 

@@ -54,6 +54,8 @@ class Samples:
     """A vector for each word of the vocabulary, for models to begin with; None gives none."""
     folds_N: NDArray[np.int32] | None = None
     """The data set's own fold of each sample, which then decided its split; None where `prepare` makes folds."""
+    crop_steps: int | None = None
+    """Time steps of a signal that the model sees at once, random ones in training; None: all."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """{metric of `prepare`: how many samples it was}: what is listed, but not here, by why that is."""
     masks_NHW: NDArray[np.bool_] | None = None
