@@ -19,7 +19,8 @@ from pipeline.core.errors import UserError
 from pipeline.core.randomness import SampleStreams, generator
 from pipeline.core.settings import SettingsError, parse
 from pipeline.core.store import Store
-from pipeline.methods.attribution import Attribution, Attributor, Background, TargetRule, attribute
+from pipeline.methods.attribution import Attribution, Attributor, Background, Score, TargetRule, attribute
+from pipeline.methods.inference import predicted
 from pipeline.methods.lazy import torch
 from pipeline.methods.text import PADDING, UNKNOWN, encoded, words_of
 from pipeline.methods.training.data import SampleSet
@@ -211,20 +212,21 @@ def explain(checkpoint: Checkpoint, source: Path, *, methods: Mapping[str, Attri
         ValueError: the model has no such class, or the method cannot explain such a model.
     """
     stored_CHW = checkpoint.read(source)
-    sample, names = checkpoint.sample(stored_CHW), checkpoint.facts.output_names
+    sample = checkpoint.sample(stored_CHW)
     x_1CHW = embedded(checkpoint.model, sample.batch(slice(None), device="cpu")[0])
     with torch.no_grad():
         outputs_K = checkpoint.model(x_1CHW)[0]
     yield f"{source.name}: {_said(outputs_K, checkpoint.facts)}"
-    # What the true class is nobody says: the prediction stands for it.
-    score = target(checkpoint.model, x_1CHW, outputs_K.argmax()[None])
+    # What the truth is nobody says: the prediction stands for it.
+    truth = (outputs_K > 0).float() if checkpoint.facts.task == "labels" else outputs_K.argmax()
+    score = target(checkpoint.model, x_1CHW, truth[None])
     arrays, files = {"sample": stored_CHW, "outputs": outputs_K.numpy()}, {}
     if checkpoint.vocabulary:
         arrays["words"] = np.array([checkpoint.vocabulary[token] for token in stored_CHW])
     for name, method in methods.items():
         found = attribute(method, checkpoint.model, x_1CHW, score, background=checkpoint.background(sample))
         arrays[name] = found.phi_BCHW[0].numpy()
-        title = f"{source.name}: {name}, {'class ' if checkpoint.facts.task == 'classes' else ''}{names[score.target_B[0]]}"
+        title = f"{source.name}: {name}, {_titled(score, checkpoint.facts)}"
         files[f"{source.stem}.{name}.png"] = checkpoint.picture(stored_CHW, arrays[name], title=title)
         gap = "" if found.completeness_gap_B is None else f" ({float(found.completeness_gap_B[0]):+.2g} off)"
         yield f"  {name}: sum {float(found.sum_B[0]):+.3g}{gap}; {out / f'{source.stem}.{name}.png'}"
@@ -233,11 +235,18 @@ def explain(checkpoint: Checkpoint, source: Path, *, methods: Mapping[str, Attri
 
 
 def _said(outputs_K: "Tensor", facts: DatasetFacts) -> str:
-    """The most probable classes, or the first values."""
+    """The most probable classes or labels, or the first values."""
     if facts.task == "values":
         return ", ".join(f"{name} {value:.4g}" for name, value in zip(facts.output_names[:3], outputs_K.tolist(), strict=False))
-    best = outputs_K.softmax(0).topk(min(3, facts.num_outputs))
+    best = predicted(outputs_K[None], facts.task)[0].topk(min(3, facts.num_outputs))
     return ", ".join(f"{facts.output_names[i]} {p:.3f}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True))
+
+
+def _titled(score: Score, facts: DatasetFacts) -> str:
+    """What is explained, in words."""
+    if score.labels_BK is not None:
+        return "all labels"
+    return f"{'class ' if facts.task == 'classes' else ''}{facts.output_names[score.target_B[0]]}"
 
 
 def _write(out: Path, files: dict[str, bytes], arrays: dict[str, NDArray[Any]], *, stem: str) -> None:

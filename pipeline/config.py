@@ -2,11 +2,24 @@
 
 from pydantic import Field, model_validator
 
-from pipeline.core.settings import Settings
-from pipeline.methods.attribution import Attribution, DeepLift, GivenClass, IntegratedGradients, Loss, Target, TrueLabel
+from pipeline.core.settings import Settings, members, tag
+from pipeline.methods.attribution import (
+    Attribution,
+    Contrast,
+    DeepLift,
+    GivenClass,
+    IntegratedGradients,
+    Loss,
+    Predicted,
+    Ranked,
+    Target,
+    TrueLabel,
+)
 from pipeline.methods.augmentation import Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
-from pipeline.methods.datasets import Additive, Dataset, MnistSmall, News20
-from pipeline.methods.metrics import Agreement, Evaluation, ExactCounterpart, KnownTruth, TopK
+from pipeline.methods.datasets import Additive, Dataset, MnistSmall, News20, PtbXl
+from pipeline.methods.metrics import PREDICTION, Agreement, Evaluation, ExactCounterpart, KnownTruth, TopK
+from pipeline.methods.metrics.faithfulness import Infidelity, InsertionAuc
+from pipeline.methods.metrics.removal import RemovalCurve, Road
 from pipeline.methods.models import Model, Oracle, SmallCnn, TextModel
 from pipeline.methods.tasks import TokenMaps
 from pipeline.methods.training.settings import Retraining, Training
@@ -79,28 +92,30 @@ class RunConfig(Settings):
         if kind != "image" and not isinstance(self.augmentation, NoAugmentation | SameCompute):
             raise ValueError(f"augmentation {self.augmentation.rule} changes images, and data set {name} has {kind}; set its rule to none")
         if misfits := self.evaluation.misfits(task):
-            fitting = "accuracy, top_k, macro_f1, nll and ece" if task == "classes" else "r2, rmse and mae"
             raise ValueError(
                 f"evaluation.metrics {', '.join(misfits)}: not made for the {task} that data set {name} asks for; of predictions there are "
-                f"{fitting}"
+                f"{', '.join(members(PREDICTION[task]))}"
             )
         return self
 
     @model_validator(mode="after")
-    def _check_values(self) -> "RunConfig":
+    def _check_task(self) -> "RunConfig":
         """Refuse what only classes have."""
-        if self.data.task == "classes":
+        task = self.data.task
+        if task == "classes":
             return self
+        targets = (TrueLabel, GivenClass) if task == "values" else (GivenClass, Predicted, Ranked, Loss)
+        named = (self.target.of, self.target.against) if isinstance(self.target, Contrast) and task == "labels" else (self.target,)
         of_classes = {
-            f"target {self.target.target}": not isinstance(self.target, TrueLabel | GivenClass),
+            f"target {self.target.target}": not all(isinstance(target, targets) for target in named),
             f"selection {self.selection.rule}": isinstance(self.selection, Misclassified | ClassBalanced),
             "label_smoothing": bool(self.pretraining.label_smoothing or self.retraining.label_smoothing),
             "class_weights": "balanced" in (self.pretraining.class_weights, self.retraining.class_weights),
         }
         if misfits := [name for name, is_wrong in of_classes.items() if is_wrong]:
             raise ValueError(
-                f"{', '.join(misfits)}: made for classes, and data set {self.data.dataset} asks for values; take target label or class, "
-                "selection all, worst or fraction, and label_smoothing 0"
+                f"{', '.join(misfits)}: made for classes, and data set {self.data.dataset} asks for {task}; take target "
+                f"{' or '.join(str(tag(target)) for target in targets)}, selection all, worst or fraction, and label_smoothing 0"
             )
         return self
 
@@ -163,8 +178,32 @@ class RunConfig(Settings):
     def _check_target(self) -> "RunConfig":
         if isinstance(self.attribution, DeepLift) and isinstance(self.target, Loss):
             raise ValueError(
-                "attribution deep_lift explains logits and has no rule for the softmax of target loss; set target to label, or attribution "
-                "to integrated_gradients"
+                "attribution deep_lift explains logits and has no rule for the softmax of target loss; set target to label or predicted, "
+                "or attribution to integrated_gradients"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_images(self) -> "RunConfig":
+        """Refuse metrics that look at a pixel's neighbours, before a network is trained in vain."""
+        for metric in self.evaluation.quality if self.data.kind != "image" else ():
+            by_settings = (isinstance(metric, RemovalCurve) and metric.fill == "road") or (
+                isinstance(metric, Infidelity) and metric.disturbance == "square"
+            )
+            if by_settings or isinstance(metric, Road | InsertionAuc):
+                raise ValueError(
+                    f"metric {metric.column} needs images, and data set {self.data.dataset} has {self.data.kind}; take infidelity with "
+                    "disturbance gaussian, removal_curve with fill mean (for classes), sensitivity_max or sparseness"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_crops(self) -> "RunConfig":
+        """Refuse methods that look at layers, through which the windows of a signal pass side by side."""
+        if isinstance(self.data, PtbXl) and self.data.crop_s is not None and "layer" in type(self.attribution).model_fields:
+            raise ValueError(
+                f"attribution {self.attribution.method} looks at a layer, which sees windows of a record, not the record; set data.crop_s "
+                "to null, or attribution to a method without a layer, such as integrated_gradients"
             )
         return self
 

@@ -25,7 +25,7 @@ INDEX = pa.schema(
         SAMPLE_ID,
         _field("label", pa.int32(), "class index; -1 where samples have labels or values"),
         _field("split", pa.string(), "train, validation or a test split"),
-        _field("fold", pa.int32(), "fold of the training part; -1 elsewhere"),
+        _field("fold", pa.int32(), "fold of the training part, -1 elsewhere; or the data set's own"),
         _field("source", pa.string(), "file and position that the sample came from"),
         _field("sha256", pa.string(), "hash of the sample's bytes"),
     ]
@@ -37,8 +37,8 @@ ATTRIBUTION_UNIT = "logits; gradient and saliency: logits a unit of the normalis
 ATTRIBUTED = pa.schema(
     [
         SAMPLE_ID,
-        _field("target", pa.int32(), "class index that was attributed"),
-        _field("prediction", pa.int32(), "class index"),
+        _field("target", pa.int32(), "class index that was attributed; -1 where that is the loss over all labels"),
+        _field("prediction", pa.int32(), "class index; the most probable label's, the greatest value's"),
         _field("loss", pa.float32(), "nats"),
         _field("sum", pa.float32(), ATTRIBUTION_UNIT),
         _field("min", pa.float32(), ATTRIBUTION_UNIT),
@@ -82,6 +82,18 @@ OUTPUTS = pa.schema(
     ]
 )
 """What `evaluate` writes of labels and values: one row a sample and output."""
+
+LABELS = pa.schema(
+    [
+        _field("split", pa.string(), "split of prepare's index"),
+        _field("output", pa.int32(), "label's index"),
+        _field("name", pa.string(), "label's name"),
+        _field("num_with", pa.int64(), "samples that have the label"),
+        _field("num_samples", pa.int64(), "samples"),
+        pa.field("auc", pa.float64(), metadata={"unit": "area under the ROC curve; null where all samples have the label, or none"}),
+    ]
+)
+"""What `evaluate` writes of labels beside the outputs: one row a label of every evaluated split."""
 
 CONFUSION = pa.schema(
     [

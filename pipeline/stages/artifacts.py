@@ -7,8 +7,9 @@ pretrain, retrain: weights.safetensors, model.json, history.json, tensorboard/ (
            vocabulary.txt
 attribute: attributions.npy (float32, one row a row of the table), attributed.parquet (ATTRIBUTED)
 augment:   samples.npy (as that of prepare), augmented.parquet (AUGMENTED), sources.npy (int64), augmentation.json
-evaluate:  metrics.json; of classes predictions.parquet (PREDICTIONS) and confusion.parquet (CONFUSION), of values outputs.parquet
-           (OUTPUTS); with metrics of explanations quality.parquet (QUALITY) and curves.parquet (CURVES)
+evaluate:  metrics.json; of classes predictions.parquet (PREDICTIONS) and confusion.parquet (CONFUSION), of labels and values
+           outputs.parquet (OUTPUTS), of labels labels.parquet (LABELS); with metrics of explanations quality.parquet (QUALITY) and
+           curves.parquet (CURVES)
 
 N = samples, A = made ones, M = their sources, C = channels, H, W = pixels, K = outputs
 """
@@ -89,6 +90,8 @@ class DatasetFacts:
     """Its greatest value, in the same units."""
     feature_names: tuple[str, ...] = ()
     """Of features, in their order; empty where they have none."""
+    crop_steps: int | None = None
+    """L, time steps of a signal that a network sees at once; None: all."""
     num_words: int = 0
     """V, words of the vocabulary; 0 where samples are no text."""
     vector_size: int = 0
@@ -163,6 +166,7 @@ class Prepared:
             rows=rows,
             labels=self.index["label"][rows],
             task=self.facts.task,
+            crop_steps=self.facts.crop_steps,
             values=np.asarray(read_array(values)[rows]) if values.exists() else None,
             sample_ids=self.index["sample_id"][rows],
             **self.facts.scales,
@@ -240,7 +244,12 @@ def fresh_network(model: ModelSettings, prepared: Prepared, *, seed: int, device
 
 
 def _built(model: Any, facts: DatasetFacts) -> "nn.Module":
-    return model.build(input_shape=facts.input_shape, num_outputs=facts.num_outputs, **facts.of_text)
+    if facts.crop_steps is None:
+        return model.build(input_shape=facts.input_shape, num_outputs=facts.num_outputs, **facts.of_text)
+    from pipeline.methods.models.windows import OverWindows
+
+    network = model.build(input_shape=(*facts.input_shape[:-1], facts.crop_steps), num_outputs=facts.num_outputs)
+    return OverWindows(network, length=facts.crop_steps)
 
 
 def write_model(

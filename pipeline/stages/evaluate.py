@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from pipeline.core.context import Context
 from pipeline.core.step import Stage
-from pipeline.core.tables import CONFUSION, OUTPUTS, PREDICTIONS, write_table
+from pipeline.core.tables import CONFUSION, LABELS, OUTPUTS, PREDICTIONS, write_table
 from pipeline.methods.attribution import Attribution, Target
-from pipeline.methods.inference import judged
+from pipeline.methods.inference import judged, predicted
 from pipeline.methods.lazy import torch
 from pipeline.methods.metrics import Evaluation
 from pipeline.methods.metrics.classification import confusion_KK
+from pipeline.methods.metrics.multilabel import auc_K
 from pipeline.methods.training.data import SampleSet
 from pipeline.stages.artifacts import Made, Prepared, fresh_network, model_settings, read_model, write_json
 from pipeline.stages.explaining import Explainer, background_of
@@ -67,11 +68,18 @@ def run(
     if evaluation.replaced:
         made = Made(inputs["augment"])
         splits = {split: made.in_place_of(samples) for split, samples in splits.items()}
-    _measure(model, splits, evaluation, examiner, out=out, context=context)
+    _measure(model, splits, evaluation, examiner, output_names=prepared.facts.output_names, out=out, context=context)
 
 
 def _measure(
-    model: "nn.Module", splits: Mapping[str, SampleSet], evaluation: Evaluation, examiner: Examiner | None, *, out: Path, context: Context
+    model: "nn.Module",
+    splits: Mapping[str, SampleSet],
+    evaluation: Evaluation,
+    examiner: Examiner | None,
+    *,
+    output_names: tuple[str, ...],
+    out: Path,
+    context: Context,
 ) -> None:
     """Measure split by split, with explanations where there is an examiner, and write all tables."""
     quality: list[Quality] = []
@@ -81,7 +89,7 @@ def _measure(
         judged_N = gather_columns(len(samples), context, name=f"judge.{split}", work=_judge(model, samples, device=context.device))
         metrics |= {f"{split}.{name}": value for name, value in evaluation(judged_N["predicted"], samples.truth).items()}
         metrics[f"{split}.num_samples"] = len(samples)
-        tables.append(_tables(split, samples, judged_N))
+        tables.append(_tables(split, samples, judged_N, output_names=output_names))
         if examiner is not None:
             quality.append(examiner(split, samples))
             metrics |= quality[-1].metrics
@@ -98,21 +106,21 @@ def _judge(model: "nn.Module", samples: SampleSet, *, device: str) -> Callable[[
 
     def judge(positions: NDArray[np.int64]) -> Columns:
         outputs_BK, loss_B = judged(model, *samples.batch(positions, device=device), task=samples.task, dtype=torch.float64)
-        predicted_BK = {"classes": lambda: outputs_BK.softmax(1), "labels": outputs_BK.sigmoid, "values": lambda: outputs_BK}[
-            samples.task
-        ]()
-        return {"predicted": predicted_BK.cpu().numpy(), "loss": loss_B.cpu().numpy()}
+        return {"predicted": predicted(outputs_BK, samples.task).cpu().numpy(), "loss": loss_B.cpu().numpy()}
 
     return judge
 
 
-def _tables(split: str, samples: SampleSet, judged_N: Columns) -> Tables:
+def _tables(split: str, samples: SampleSet, judged_N: Columns, *, output_names: tuple[str, ...]) -> Tables:
     if samples.task == "classes":
         return {
             "predictions": (_predictions(split, samples, judged_N), PREDICTIONS),
             "confusion": (_confusion(split, samples, judged_N), CONFUSION),
         }
-    return {"outputs": (_outputs(split, samples, judged_N), OUTPUTS)}
+    tables: Tables = {"outputs": (_outputs(split, samples, judged_N), OUTPUTS)}
+    if samples.task == "labels":
+        tables["labels"] = (_labels(split, samples, judged_N, output_names=output_names), LABELS)
+    return tables
 
 
 def _predictions(split: str, samples: SampleSet, judged_N: Columns) -> Columns:
@@ -142,6 +150,18 @@ def _outputs(split: str, samples: SampleSet, judged_N: Columns) -> Columns:
         "output": np.tile(np.arange(num_outputs), num),
         "truth": samples.truth.ravel(),
         "predicted": predicted_NK.astype(np.float32).ravel(),
+    }
+
+
+def _labels(split: str, samples: SampleSet, judged_N: Columns, *, output_names: tuple[str, ...]) -> Columns:
+    num_labels = len(output_names)
+    return {
+        "split": np.full(num_labels, split),
+        "output": np.arange(num_labels),
+        "name": np.array(output_names),
+        "num_with": samples.truth.sum(0).astype(np.int64),
+        "num_samples": np.full(num_labels, len(samples)),
+        "auc": auc_K(judged_N["predicted"], samples.truth),
     }
 
 

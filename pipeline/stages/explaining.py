@@ -70,9 +70,9 @@ class Explainer:
     def __call__(self, samples: SampleSet, positions: NDArray[np.int64]) -> Explained:
         """The samples at these positions, each with what its own stream draws."""
         x_BCHW = embedded(self.model, samples.batch(positions, device=self.device)[0])
-        label_B = samples.explained_outputs(positions, device=self.device)
+        truth = samples.explained_outputs(positions, device=self.device)
         with full_float32():
-            score = self.target(self.model, x_BCHW, label_B)
+            score = self.target(self.model, x_BCHW, truth)
         ids_B = samples.sample_ids_N[positions]
         streams = SampleStreams(sample_ids_B=ids_B, seed=self.seed, purpose=self.purpose, counters=self.counters)
         background = replace(self.background, streams=streams)
@@ -80,7 +80,7 @@ class Explainer:
             model=self.model,
             method=self.attribution,
             x_BCHW=x_BCHW,
-            label_B=label_B,
+            truth=truth,
             score=score,
             background=background,
             found=attribute(self.attribution, self.model, x_BCHW, score, background=background),

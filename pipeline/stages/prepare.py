@@ -65,28 +65,34 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
         if samples.masks_NHW is not None:
             write_array(out / "masks.npy", samples.masks_NHW)
         facts.write(out)
-    context.metrics["num_samples"] = len(splits_N)
+    context.metrics.update({"num_samples": len(splits_N), **samples.left_out})
     if samples.skipped:
         context.metrics["num_skipped"] = len(samples.skipped)
 
 
 def splits_and_folds(data: Dataset, samples: Samples) -> tuple[NDArray[np.str_], NDArray[np.int32]]:
-    """The split (N,) of each sample, and its fold (N,), -1 outside of the training part.
+    """The split (N,) of each sample, and its fold (N,): the data set's own, or one made here, -1 outside of the training part.
 
     Raises:
         SettingsError: a split would have no sample, or there are fewer training samples than folds.
     """
-    in_train_N = samples.splits_N == "train"
-    for split in ("train", *data.test_splits):
+    in_train_N, has_own_folds = samples.splits_N == "train", samples.folds_N is not None
+    for split in ("train", *(["validation"] if has_own_folds else []), *data.test_splits):
         if not (samples.splits_N == split).any():
             raise SettingsError(
                 f"data: wanted a sample or more in split {split!r}, got none of {len(samples)}; "
-                "set num_train, num_test or test_fraction so that it has some"
+                f"set {'num_records' if has_own_folds else 'num_train, num_test or test_fraction'} so that it has some"
             )
+    if samples.folds_N is not None:
+        return samples.splits_N, samples.folds_N
     fold_N = np.full(len(samples), -1, dtype=np.int32)
     if data.folds == 1:
         return samples.splits_N, fold_N
-    fold_N[in_train_N] = stratified_folds(samples.labels_N[in_train_N], folds=data.folds, seed=data.split_seed)
+    strata_N = samples.labels_N
+    if data.task == "labels" and samples.values_NK is not None:
+        # Samples with the same labels are dealt out evenly, as those of one class are; values have nothing to be dealt out by.
+        strata_N = np.unique(samples.values_NK, axis=0, return_inverse=True)[1]
+    fold_N[in_train_N] = stratified_folds(strata_N[in_train_N], folds=data.folds, seed=data.split_seed)
     return np.where(in_train_N & (fold_N == data.fold), "validation", samples.splits_N), fold_N
 
 
@@ -96,6 +102,8 @@ def facts_of(data: Dataset, samples: Samples, train_NCHW: NDArray[Any]) -> Datas
         return _facts_of_text(data, samples)
     is_image = data.kind == "image"
     mean_C, std_C = (_statistics if is_image else _float_statistics)(train_NCHW)
+    if data.normalised_by == "all":
+        mean_C, std_C = _of_all(mean_C, std_C)
     if data.normalised_by == "nothing":
         mean_C, std_C = np.zeros_like(mean_C), np.ones_like(std_C)
     inner = tuple(axis for axis in range(train_NCHW.ndim) if axis != 1)
@@ -104,6 +112,7 @@ def facts_of(data: Dataset, samples: Samples, train_NCHW: NDArray[Any]) -> Datas
         task=data.task,
         input_shape=samples.x_NCHW.shape[1:],
         output_names=tuple(samples.output_names),
+        crop_steps=samples.crop_steps,
         mean_C=tuple(mean_C.tolist()),
         std_C=tuple(std_C.tolist()),
         lowest_C=tuple(lowest_C.tolist()),
@@ -118,6 +127,7 @@ def _facts_of_text(data: Dataset, samples: Samples) -> DatasetFacts:
         task=data.task,
         input_shape=samples.x_NCHW.shape[1:],
         output_names=tuple(samples.output_names),
+        crop_steps=samples.crop_steps,
         mean_C=(0.0,),
         std_C=(1.0,),
         lowest_C=(0.0,),
@@ -142,6 +152,12 @@ def _float_statistics(values_NCT: NDArray[np.float32]) -> tuple[NDArray[np.float
     inner = tuple(axis for axis in range(values_NCT.ndim) if axis != 1)
     mean_C, std_C = values_NCT.mean(inner, dtype=np.float64), values_NCT.std(inner, dtype=np.float64)
     return mean_C, np.where(std_C > 0, std_C, 1.0)
+
+
+def _of_all(mean_C: NDArray[np.float64], std_C: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of all channels' values together, once for each channel: channels have equally many values."""
+    variance = np.mean(std_C**2 + (mean_C - mean_C.mean()) ** 2)
+    return np.full_like(mean_C, mean_C.mean()), np.full_like(std_C, np.sqrt(variance))
 
 
 STAGE = Stage(name="prepare", needs=(), run=run, version=4)

@@ -94,7 +94,7 @@ REFUSED = {
     ),
     "a metric of classes where values are asked for": (
         "experiment: e\nbase: {data: {dataset: additive}, model: {model: mlp}, evaluation: {metrics: [r2, accuracy, deletion_auc]}}",
-        r"evaluation\.metrics accuracy, deletion_auc: not made for the values that data set additive asks for; .*r2, rmse and mae",
+        r"evaluation\.metrics accuracy, deletion_auc: not made for the values that data set additive asks for; .*r2, rmse, mae",
     ),
     "a metric of values where classes are asked for": (
         "experiment: e\nbase: {evaluation: {metrics: [accuracy, r2]}}",
@@ -104,6 +104,29 @@ REFUSED = {
         "experiment: e\nbase: {data: {dataset: additive}, model: {model: mlp}, evaluation: {metrics: [r2]}, target: {target: loss},\n"
         "  selection: {rule: misclassified}, pretraining: {label_smoothing: 0.1}}",
         r"target loss, selection misclassified, label_smoothing: made for classes, and data set additive asks for values; take target",
+    ),
+    "what only classes have, where labels are asked for": (
+        "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce]},\n"
+        "  selection: {rule: class_balanced}}",
+        r"target label, selection class_balanced: made for classes, .* asks for labels; take target class or predicted or rank or",
+    ),
+    "a metric of classes where labels are asked for": (
+        "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce, ece, r2, removal_curve]}}",
+        r"evaluation\.metrics ece, r2, removal_curve: not made for the labels .*macro_auc, f_max, bce",
+    ),
+    "a contrast with the one label that a sample does not have": (
+        "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce]}, target: {target: contrast}}",
+        r"target contrast: made for classes, .* asks for labels",
+    ),
+    "a layer's map of a record that the layer never sees whole": (
+        "experiment: e\nbase: {data: {dataset: ptbxl, crop_s: 2.5}, model: {model: resnet1d_wang}, evaluation: {metrics: [bce]},\n"
+        "  target: {target: predicted}, attribution: {method: grad_cam}}",
+        r"grad_cam looks at a layer, which sees windows of a record, not the record; set data\.crop_s to null",
+    ),
+    "a metric of images where there are signals": (
+        "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce, road]},\n"
+        "  target: {target: predicted}}",
+        r"metric road needs images, and data set ptbxl has signal; take infidelity",
     ),
     "features changed as if they were images": (
         "experiment: e\nbase: {data: {dataset: additive}, model: {model: mlp}, evaluation: {metrics: [r2]},\n"

@@ -219,9 +219,12 @@ def _best_step(method: FiniteDifferences, passes: Passes, x_BCHW: torch.Tensor, 
 
 
 def _score_of(passes: Passes, x_BCHW: torch.Tensor, score: Score) -> Score:
-    """The score of the same kind for each sample's highest output, against the second where one is subtracted."""
+    """The score of the same kind for each sample's highest output, against the second where one is subtracted; or for its likely labels."""
     with torch.no_grad():
-        best_B2 = torch.cat([passes.model(passes.laid_out(x_BCHW[part])) for part, _ in passes.parts(len(x_BCHW), 1)]).topk(2).indices
+        logits_BK = torch.cat([passes.model(passes.laid_out(x_BCHW[part])) for part, _ in passes.parts(len(x_BCHW), 1)])
+    if score.labels_BK is not None:
+        return Score(torch.full((len(x_BCHW),), -1, device=x_BCHW.device), None, score.of, (logits_BK > 0).to(logits_BK))
+    best_B2 = logits_BK.topk(2).indices
     return Score(best_B2[:, 0], None if score.against_B is None else best_B2[:, 1], score.of)
 
 

@@ -5,6 +5,7 @@ B = batch, C = channels, H, W = pixels, K = classes. Inputs (B, C, T) and (B, F)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.core.settings import Settings, members
+from pipeline.methods.inference import loss_of
 from pipeline.methods.lazy import torch
 
 
@@ -26,13 +28,15 @@ class Forward(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One number a sample: its target's logit, or how far that is above another class's; by choice of log-probabilities."""
+    """One number a sample: its target's logit, or how far that is above another class's; or a log-probability, of a class or of labels."""
 
     target_B: torch.Tensor
-    """Class index, int64, in [0, K)."""
+    """Class index, int64, in [0, K); -1 where the score is of all labels."""
     against_B: torch.Tensor | None = None
     """Class index whose value is subtracted; None subtracts nothing."""
     of: Literal["logit", "log_probability"] = "logit"
+    labels_BK: torch.Tensor | None = None
+    """Labels, 0 or 1, of which the score is the mean log-probability; None where it is of one class."""
 
     def __len__(self) -> int:
         return len(self.target_B)
@@ -48,17 +52,23 @@ class Score:
                 f"wanted logits (B, K) and one target a sample, got {tuple(logits_BK.shape)} and {tuple(self.target_B.shape)}; "
                 "pass the class indices of this batch"
             )
+        if self.labels_BK is not None:
+            return -loss_of(logits_BK, self.labels_BK, "labels")
         values_BK = logits_BK.log_softmax(1) if self.of == "log_probability" else logits_BK
         score_B = _value_of(self.target_B, values_BK)
         return score_B if self.against_B is None else score_B - _value_of(self.against_B, values_BK)
 
     def repeat(self, num: int) -> Score:
         """The score of `num` copies of the batch, one after another."""
-        return Score(self.target_B.repeat(num), None if self.against_B is None else self.against_B.repeat(num), self.of)
+        return self._of_each(lambda value: value.repeat(num, *[1] * (value.ndim - 1)))
 
     def at(self, positions: NDArray[np.int64] | slice | torch.Tensor) -> Score:
         """The score of some of the batch's samples."""
-        return Score(self.target_B[positions], None if self.against_B is None else self.against_B[positions], self.of)
+        return self._of_each(lambda value: value[positions])
+
+    def _of_each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Score:
+        against_B, labels_BK = (None if value is None else change(value) for value in (self.against_B, self.labels_BK))
+        return Score(change(self.target_B), against_B, self.of, labels_BK)
 
 
 def _value_of(class_B: torch.Tensor, values_BK: torch.Tensor) -> torch.Tensor:
@@ -78,16 +88,16 @@ class TargetRule(Protocol):
         """Whether the sample's label decides what is explained."""
         ...
 
-    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, label_B: torch.Tensor) -> Score:
+    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, truth: torch.Tensor) -> Score:
         """The score to explain, one a sample.
 
         Args:
             forward: (B, C, H, W) -> logits (B, K); in eval mode; asked only by rules that look at the output, without gradients.
             x_BCHW: inputs as the model gets them.
-            label_B: true class, int64.
+            truth: true class (B,), int64; of labels (B, K) 0 or 1; of values the number of the one that is explained.
 
         Raises:
-            ValueError: the model has no such class or rank.
+            ValueError: the model has no such class or rank, or the samples no class of their own.
         """
         ...
 
@@ -98,9 +108,11 @@ class TrueLabel(Settings):
     uses_label: ClassVar[bool] = True
     target: Literal["label"] = "label"
 
-    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, label_B: torch.Tensor) -> Score:
+    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, truth: torch.Tensor) -> Score:
         """See `TargetRule`."""
-        return Score(label_B)
+        if truth.ndim != 1:
+            raise ValueError(f"target label wants the class of each sample, got labels {tuple(truth.shape)}; take class, predicted or loss")
+        return Score(truth)
 
 
 class Predicted(Settings):
@@ -109,7 +121,7 @@ class Predicted(Settings):
     uses_label: ClassVar[bool] = False
     target: Literal["predicted"] = "predicted"
 
-    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, label_B: torch.Tensor) -> Score:
+    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, truth: torch.Tensor) -> Score:
         """See `TargetRule`."""
         return Score(_ranked(forward, x_BCHW, rank=1))
 
@@ -122,7 +134,7 @@ class Ranked(Settings):
     rank: int = Field(default=2, ge=1)
     """1 is the highest, the prediction."""
 
-    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, label_B: torch.Tensor) -> Score:
+    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, truth: torch.Tensor) -> Score:
         """See `TargetRule`."""
         return Score(_ranked(forward, x_BCHW, rank=self.rank))
 
@@ -135,20 +147,22 @@ class GivenClass(Settings):
     index: int = Field(ge=0)
     """Position of the class in the data set's class names."""
 
-    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, label_B: torch.Tensor) -> Score:
+    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, truth: torch.Tensor) -> Score:
         """See `TargetRule`."""
-        return Score(torch.full_like(label_B, self.index))
+        return Score(torch.full((len(truth),), self.index, device=truth.device))
 
 
 class Loss(Settings):
-    """The cross-entropy of the label, its sign turned: what speaks for a high score speaks for the label, as with logits."""
+    """The cross-entropy of the label, or the mean over all labels, its sign turned: what speaks for a high score speaks for the truth."""
 
     uses_label: ClassVar[bool] = True
     target: Literal["loss"] = "loss"
 
-    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, label_B: torch.Tensor) -> Score:
+    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, truth: torch.Tensor) -> Score:
         """See `TargetRule`."""
-        return Score(label_B, of="log_probability")
+        if truth.ndim == 1:
+            return Score(truth, of="log_probability")
+        return Score(torch.full((len(truth),), -1, device=truth.device), of="log_probability", labels_BK=truth)
 
 
 class Contrast(Settings):
@@ -165,9 +179,9 @@ class Contrast(Settings):
         """Where one of the two classes is the label."""
         return self.of.uses_label or self.against.uses_label
 
-    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, label_B: torch.Tensor) -> Score:
+    def __call__(self, forward: Forward, x_BCHW: torch.Tensor, truth: torch.Tensor) -> Score:
         """See `TargetRule`."""
-        return Score(self.of(forward, x_BCHW, label_B).target_B, self.against(forward, x_BCHW, label_B).target_B)
+        return Score(self.of(forward, x_BCHW, truth).target_B, self.against(forward, x_BCHW, truth).target_B)
 
 
 def _ranked(forward: Forward, x_BCHW: torch.Tensor, *, rank: int) -> torch.Tensor:

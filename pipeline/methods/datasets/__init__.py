@@ -12,6 +12,7 @@ from pipeline.methods.datasets.image_folder import ImageFolder
 from pipeline.methods.datasets.image_table import ImageTable
 from pipeline.methods.datasets.mnist_small import MnistSmall
 from pipeline.methods.datasets.news20 import News20
+from pipeline.methods.datasets.ptbxl import PtbXl
 from pipeline.methods.datasets.samples import DataFileError, DatasetSettings, MissingDataError, Samples
 from pipeline.methods.datasets.shortcut import Shortcut
 from pipeline.methods.datasets.table import Table, TableOfValues
@@ -27,6 +28,7 @@ Dataset = Annotated[
     | ImageTable
     | Shortcut
     | News20
+    | PtbXl
     | Additive
     | Table
     | TableOfValues,
@@ -48,6 +50,7 @@ __all__ = [
     "Mnist",
     "MnistSmall",
     "News20",
+    "PtbXl",
     "Samples",
     "Shortcut",
     "Table",

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.methods.additive import Effect, drawn
-from pipeline.methods.datasets.samples import NO_CLASS, Samples
+from pipeline.methods.datasets.samples import NO_CLASS, NormalisedBy, Samples
 from pipeline.methods.datasets.splits import FoldSettings
 from pipeline.methods.tasks import Kind, Task
 
@@ -20,7 +20,7 @@ class Additive(FoldSettings):
 
     kind: ClassVar[Kind] = "features"
     task: ClassVar[Task] = "values"
-    normalised_by: ClassVar[Literal["channel", "nothing"]] = "nothing"
+    normalised_by: ClassVar[NormalisedBy] = "nothing"
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
     num_outputs: ClassVar[int] = 1
     dataset: Literal["additive"] = "additive"

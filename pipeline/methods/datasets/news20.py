@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.samples import DataFileError, MissingDataError, NormalisedBy, Samples
 from pipeline.methods.datasets.sources import NEWS_20_FILES, Source
 from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
 from pipeline.methods.tasks import Kind
@@ -28,7 +28,7 @@ class News20(SplitSettings):
     """
 
     kind: ClassVar[Kind] = "tokens"
-    normalised_by: ClassVar[Literal["channel", "nothing"]] = "nothing"
+    normalised_by: ClassVar[NormalisedBy] = "nothing"
     sources: ClassVar[tuple[Source, ...]] = NEWS_20_FILES
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
     num_outputs: ClassVar[int] = 20

@@ -3,7 +3,8 @@
 N = samples, C = channels, H, W = pixels, F = features, T = time steps, L = tokens, K = outputs: classes, labels or values
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -16,6 +17,10 @@ from pipeline.methods.tasks import Kind, Task, kind_of
 
 NO_CLASS = -1
 """Label of a sample that has no class of its own, but labels or values."""
+
+
+NormalisedBy = Literal["channel", "all", "nothing"]
+"""channel: each channel or feature; all: their values taken together, so that sizes can be compared between channels; nothing: none."""
 
 
 class DataFileError(UserError, ValueError):
@@ -35,7 +40,7 @@ class Samples:
     labels_N: NDArray[np.int32]
     """Positions in `output_names`; NO_CLASS where samples have labels or values."""
     splits_N: NDArray[np.str_]
-    """'train', or the name of a test split: 'test', 'test_clean'."""
+    """'train', or the name of a test split: 'test', 'test_clean'; or 'validation', where there are `folds_N`."""
     sources_N: list[str]
     """File and position that the sample came from, such as 'train-images-idx3-ubyte[17]'."""
     output_names: tuple[str, ...]
@@ -48,6 +53,12 @@ class Samples:
     """The word of each token; empty where samples are no text."""
     vectors_VE: NDArray[np.float32] | None = None
     """A vector for each word of the vocabulary, for models to begin with; None gives none."""
+    folds_N: NDArray[np.int32] | None = None
+    """The data set's own fold of each sample, which then decided its split; None where `prepare` makes folds."""
+    crop_steps: int | None = None
+    """Time steps of a signal that the model sees at once, random ones in training; None: all."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """{metric of `prepare`: how many samples it was}: what is listed, but not here, by why that is."""
     masks_NHW: NDArray[np.bool_] | None = None
     """Where what tells the class is known to lie in each image, nowhere in some; None where nobody knows."""
     skipped: tuple[str, ...] = ()
@@ -55,6 +66,8 @@ class Samples:
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("x_NCHW", "labels_N", "splits_N", "sources_N")}
+        if self.folds_N is not None:
+            lengths["folds_N"] = len(self.folds_N)
         if len(set(lengths.values())) != 1:
             raise ValueError(f"a data set needs as many samples as labels, splits and sources, got {lengths}")
         x_NCHW, masks_NHW, (num, _, *size) = self.x_NCHW, self.masks_NHW, self.x_NCHW.shape
@@ -88,8 +101,8 @@ class DatasetSettings(Protocol):
     """What its samples are."""
     task: ClassVar[Task]
     """What is asked of them."""
-    normalised_by: ClassVar[Literal["channel", "nothing"]]
-    """Whether the model gets each channel or feature with mean 0 and deviation 1, over the train split, or as it is."""
+    normalised_by: ClassVar[NormalisedBy]
+    """What has mean 0 and deviation 1 for the model, over the train split."""
     test_splits: ClassVar[tuple[str, ...]]
     """Splits that `load` gives beside `train`."""
 
@@ -110,7 +123,7 @@ class DatasetSettings(Protocol):
 
     @property
     def folds(self) -> int:
-        """Parts of the train split; 1 holds none out."""
+        """Parts of the train split, or of the data set where its folds are its own; 1 holds none out."""
         ...
 
     @property

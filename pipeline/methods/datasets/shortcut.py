@@ -18,7 +18,7 @@ from pipeline.methods.datasets.idx import Mnist
 from pipeline.methods.datasets.image_folder import ImageFolder
 from pipeline.methods.datasets.image_table import ImageTable
 from pipeline.methods.datasets.mnist_small import MnistSmall
-from pipeline.methods.datasets.samples import Samples
+from pipeline.methods.datasets.samples import NormalisedBy, Samples
 from pipeline.methods.datasets.sources import Source
 from pipeline.methods.datasets.tiny_imagenet import TinyImagenet
 from pipeline.methods.tasks import Kind, Task
@@ -34,7 +34,7 @@ class Shortcut(Settings):
     test_splits: ClassVar[tuple[str, ...]] = ("test", "test_clean")
     kind: ClassVar[Kind] = "image"
     task: ClassVar[Task] = "classes"
-    normalised_by: ClassVar[Literal["channel", "nothing"]] = "channel"
+    normalised_by: ClassVar[NormalisedBy] = "channel"
     has_masks: ClassVar[bool] = True
     dataset: Literal["shortcut"] = "shortcut"
     base: Annotated[MnistSmall | Mnist | Cifar10 | Cifar100 | TinyImagenet | ImageFolder | ImageTable, Field(discriminator="dataset")] = (

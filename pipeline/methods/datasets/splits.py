@@ -3,7 +3,7 @@
 N = samples
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from pipeline.core.randomness import generator
 from pipeline.core.settings import Settings, SettingsError
+from pipeline.methods.datasets.samples import NormalisedBy
 from pipeline.methods.datasets.sources import Source
 from pipeline.methods.tasks import Kind, Task
 
@@ -20,7 +21,7 @@ class FoldSettings(Settings):
 
     kind: ClassVar[Kind] = "image"
     task: ClassVar[Task] = "classes"
-    normalised_by: ClassVar[Literal["channel", "nothing"]] = "channel"
+    normalised_by: ClassVar[NormalisedBy] = "channel"
     sources: ClassVar[tuple[Source, ...]] = ()
     folds: int = Field(default=5, ge=1)
     """Parts that the train split is cut into; one of them is held out for validation. 1 holds none out."""

@@ -1,12 +1,13 @@
 """Metrics: what is said about a model, and about its explanations, in numbers.
 
-A metric is written in one place: a settings class that can be called (see `ClassificationMetric`, `RegressionMetric` and, of
-explanations, `QualityMetric`), named in a union below.
+A metric is written in one place: a settings class that can be called (see `ClassificationMetric`, `MultilabelMetric`, `RegressionMetric`
+and, of explanations, `QualityMetric`), named in a union below.
 
 N = samples, K = outputs
 """
 
 from collections import Counter
+from types import UnionType
 from typing import Annotated, Any
 
 from numpy.typing import NDArray
@@ -24,17 +25,21 @@ from pipeline.methods.metrics.classification import (
     TopK,
     confusion_KK,
 )
+from pipeline.methods.metrics.column import NUM_NAN
 from pipeline.methods.metrics.explained import Explained, measure
 from pipeline.methods.metrics.faithfulness import FaithfulnessMetric
 from pipeline.methods.metrics.localisation import LocalisationMetric
+from pipeline.methods.metrics.multilabel import Bce, FMax, MacroAuc, Multilabel
 from pipeline.methods.metrics.references import ExactCounterpart, KnownTruth
 from pipeline.methods.metrics.regression import R2, Mae, Regression, Rmse
 from pipeline.methods.metrics.removal import RemovalMetric
 from pipeline.methods.metrics.robustness import RobustnessMetric
 from pipeline.methods.tasks import Task
 
+PREDICTION: dict[Task, UnionType] = {"classes": Classification, "labels": Multilabel, "values": Regression}
+"""Metrics of predictions by the task that they are made for."""
 AnyQuality = AgreementMetric | FaithfulnessMetric | RemovalMetric | RobustnessMetric | LocalisationMetric
-Metric = Annotated[Classification | Regression | AnyQuality, Field(discriminator="metric")]
+Metric = Annotated[Classification | Multilabel | Regression | AnyQuality, Field(discriminator="metric")]
 METRICS = tuple(members(Metric).values())
 QUALITY_METRICS = tuple(members(AnyQuality).values())
 
@@ -79,39 +84,48 @@ class Evaluation(Settings):
         return tuple(metric for metric in self.metrics if isinstance(metric, AnyQuality))
 
     def misfits(self, task: Task) -> tuple[str, ...]:
-        """The metrics of predictions that are made for another task."""
-        if task == "classes":
-            return tuple(metric.column for metric in self.metrics if isinstance(metric, Regression))
-        return tuple(metric.column for metric in self.metrics if isinstance(metric, Classification) or self._needs_classes(metric))
+        """The metrics that are made for another task."""
+        fitting = PREDICTION[task] | AnyQuality
+        return tuple(
+            metric.column
+            for metric in self.metrics
+            if not isinstance(metric, fitting) or (task != "classes" and isinstance(metric, AnyQuality) and metric.needs_classes)
+        )
 
-    @staticmethod
-    def _needs_classes(metric: Metric) -> bool:
-        return isinstance(metric, AnyQuality) and metric.needs_classes
-
-    def __call__(self, predicted_NK: Probabilities, truth_N: NDArray[Any]) -> dict[str, float]:
-        """{column: value} of the metrics of predictions, in the order of `metrics`.
+    def __call__(self, predicted_NK: Probabilities, truth: NDArray[Any]) -> dict[str, float | None]:
+        """{column: value} of the metrics of predictions, in the order of `metrics`; None where one is not defined.
 
         Args:
-            predicted_NK: probabilities of the classes, or values.
-            truth_N: classes (N,), or values (N, K).
+            predicted_NK: probabilities of the classes or labels, or values.
+            truth: classes (N,); or labels, 0 or 1, or values (N, K).
 
         Raises:
             ValueError: predictions and truth do not fit, or hold no sample.
         """
-        return {metric.column: metric(predicted_NK, truth_N) for metric in self.metrics if isinstance(metric, Classification | Regression)}
+        found: dict[str, float | None] = {}
+        for metric in self.metrics:
+            if not isinstance(metric, AnyQuality):
+                found[metric.column] = metric(predicted_NK, truth)
+            if isinstance(metric, MacroAuc):
+                found[f"{metric.column}.{NUM_NAN}"] = metric.num_undefined(predicted_NK, truth)
+        return found
 
 
 __all__ = [
     "METRICS",
+    "PREDICTION",
     "QUALITY_METRICS",
     "R2",
     "Accuracy",
     "Agreement",
+    "Bce",
     "Ece",
     "Evaluation",
     "ExactCounterpart",
     "Explained",
+    "FMax",
     "KnownTruth",
+    "MacroAuc",
     "MacroF1",
     "Mae",
     "Metric",

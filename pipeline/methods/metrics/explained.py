@@ -30,8 +30,8 @@ class Explained:
     method: Attributor
     x_BCHW: torch.Tensor
     """Inputs as the model gets them."""
-    label_B: torch.Tensor
-    """True class, int64."""
+    truth: torch.Tensor
+    """True class, int64; of labels (B, K), 0 or 1."""
     score: Score
     """What is explained of each."""
     background: Background
@@ -90,7 +90,7 @@ class Explained:
         return replace(
             self,
             x_BCHW=self.x_BCHW[positions],
-            label_B=self.label_B[positions],
+            truth=self.truth[positions],
             score=self.score.at(positions),
             background=self.background.at(positions),
             found=Attributions(

@@ -101,7 +101,7 @@ class RemovalCurve(Quality):
     def __call__(self, explained: Explained) -> torch.Tensor:
         """(B, S) 1 where the prediction is the label, else 0; NaN where a map has no order. See `QualityMetric`."""
         logits_SBK = logits_without(explained, order=self.order, shares=self.shares, fill=self.fill, noise_level=self.noise_level)
-        right_BS = (logits_SBK.argmax(2) == explained.label_B).double().T
+        right_BS = (logits_SBK.argmax(2) == explained.truth).double().T
         return right_BS if self.order == "random" else undefined_where(right_BS, explained.unordered)
 
     def summary(self, values: NDArray[np.float64]) -> NDArray[np.float64]:

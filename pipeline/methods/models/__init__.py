@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from pipeline.core.settings import Settings, SettingsError, members
 from pipeline.methods.additive import Effect
+from pipeline.methods.models.signal import Inception1d, ResNet1dWang, XResNet1d
 from pipeline.methods.tasks import Kind
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class SmallCnn(ImageModel):
 class Mlp(Settings):
     """Linear layers on the flattened sample, with ReLU between them."""
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("image", "features")
+    kinds: ClassVar[tuple[Kind, ...]] = ("image", "signal", "features")
     model: Literal["mlp"] = "mlp"
     hidden: tuple[Width, ...] = Field(default=(128,), strict=False)
     """Units of each layer before the last; empty for a linear model."""
@@ -309,7 +310,22 @@ class TextTransformer(TextModel):
 
 
 Model = Annotated[
-    SmallCnn | Mlp | Oracle | CifarCnn | ResNet20 | ResNet32 | ResNet56 | ResNet18 | ResNet34 | ResNet50 | Vit | TextCnn | TextTransformer,
+    SmallCnn
+    | Mlp
+    | Oracle
+    | CifarCnn
+    | ResNet20
+    | ResNet32
+    | ResNet56
+    | ResNet18
+    | ResNet34
+    | ResNet50
+    | Vit
+    | TextCnn
+    | TextTransformer
+    | ResNet1dWang
+    | XResNet1d
+    | Inception1d,
     Field(discriminator="model"),
 ]
 MODELS = tuple(members(Model).values())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.core.randomness import SampleStreams
 from pipeline.methods.lazy import torch
 from pipeline.methods.tasks import Kind, Task, kind_of
 
@@ -35,6 +36,8 @@ class SampleSet:
     """What is asked of the samples."""
     values_NK: NDArray[np.float32] | None = None
     """Labels, 0 or 1, or values to predict; None where there are classes."""
+    crop_steps: int | None = None
+    """Time steps of a signal that the model sees at once, in training; None: all."""
     sample_ids_N: NDArray[np.int64]
     mean_C: NDArray[np.float32]
     """What normalised samples are centred at, a channel or feature; images in [0, 1] units of pixel / 255."""
@@ -57,6 +60,7 @@ class SampleSet:
         highest: ArrayLike = 1.0,
         task: Task = "classes",
         values: NDArray[np.float32] | None = None,
+        crop_steps: int | None = None,
         rows: ArrayLike | None = None,
         sample_ids: ArrayLike | None = None,
     ) -> SampleSet:
@@ -71,6 +75,7 @@ class SampleSet:
             highest: likewise, the greatest one.
             task: what is asked of the samples.
             values: (N, K) labels or values to predict; None where there are classes.
+            crop_steps: time steps of a signal that the model sees at once, in training; None: all.
             rows: row of each sample; None takes all rows in order.
             sample_ids: id of each sample; None takes the rows.
 
@@ -100,6 +105,7 @@ class SampleSet:
             labels_N=labels_N,
             task=task,
             values_NK=values,
+            crop_steps=crop_steps,
             sample_ids_N=ids_N,
             mean_C=mean_C,
             std_C=std_C,
@@ -134,8 +140,13 @@ class SampleSet:
             stored_BCHW[chosen_B] = array[row_of_B[chosen_B]]
         return stored_BCHW
 
-    def batch(self, positions: Positions, *, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, positions: Positions, *, device: str, crops: SampleStreams | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """What the model gets, and what it should say of it, on the device.
+
+        Args:
+            positions: of the samples.
+            device: where to.
+            crops: draws where in its signal each sample's crop begins; without effect where there are no crops. None gives whole signals.
 
         Returns:
             Normalised samples (B, C, H, W) float32, of images (pixel / 255 - mean) / std, of text tokens (B, L) int64; and the truth:
@@ -145,15 +156,18 @@ class SampleSet:
         if self.kind == "tokens":
             return torch.from_numpy(self.stored(positions)).to(device).long(), truth
         # The bytes travel and become floats on the device: a quarter of the transfer.
-        x_BCHW = torch.from_numpy(self.stored(positions)).to(device).float()
+        stored_BCHW = self.stored(positions)
+        if crops is not None and self.crop_steps is not None:
+            stored_BCHW = _cropped(stored_BCHW, self.crop_steps, crops)
+        x_BCHW = torch.from_numpy(stored_BCHW).to(device).float()
         unit = UNITS[self.kind]
         scale_C, mean_C = (self._by_channel(value_C, device=device) for value_C in (unit * self.std_C, unit * self.mean_C))
         return x_BCHW.sub_(mean_C).div_(scale_C), truth
 
     def explained_outputs(self, positions: Positions, *, device: str) -> torch.Tensor:
-        """(B,) int64 which output is a sample's own: that of its class, and of values the first."""
-        own_N = self.labels_N if self.values_NK is None else np.zeros_like(self.labels_N)
-        return torch.tensor(own_N[positions], device=device)
+        """(B,) int64 which output is a sample's own: that of its class, and of values the first; of labels all, (B, K) float32."""
+        own = np.zeros_like(self.labels_N) if self.task == "values" else self.truth
+        return torch.tensor(own[positions], device=device)
 
     def input_range(self, *, device: str) -> tuple[torch.Tensor, torch.Tensor]:
         """What the least and the greatest value are once normalised, as those of a black and a white image; each (C, 1, 1), float32."""
@@ -169,6 +183,12 @@ class SampleSet:
         names = ("array_of_N", "row_of_N", "labels_N", "sample_ids_N")
         taken = {name: getattr(self, name)[positions] for name in names}
         return replace(self, **taken, values_NK=None if self.values_NK is None else self.values_NK[positions])
+
+
+def _cropped(x_BCT: NDArray[Any], num_steps: int, streams: SampleStreams) -> NDArray[Any]:
+    """(B, C, num_steps): a part of each signal, which begins at any step with equal chances."""
+    start_B = (streams.uniform(1)[:, 0] * (x_BCT.shape[2] - num_steps + 1)).astype(np.int64)
+    return np.take_along_axis(x_BCT, start_B[:, None, None] + np.arange(num_steps), axis=2)
 
 
 def concatenate(first: SampleSet, second: SampleSet) -> SampleSet:

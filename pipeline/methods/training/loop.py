@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.context import Context, StopRequested
-from pipeline.core.randomness import stream_key
+from pipeline.core.randomness import SampleStreams, stream_key
 from pipeline.core.settings import SettingsError
 from pipeline.methods.inference import judged, loss_of
 from pipeline.methods.lazy import torch
@@ -247,19 +247,21 @@ def _add_gradients(job: _Job, state: TrainingState, *, forward: nn.Module, batch
     for number, micro in enumerate(np.array_split(batch, last + 1)):
         # DDP sends gradients with the last part only, which carries those of all.
         with nullcontext() if number == last else without_sending(forward, job.context.ranks):
-            loss = _loss_sum(job, forward, micro) / len(batch)
+            loss = _loss_sum(job, forward, micro, step=state.step) / len(batch)
             # DDP averages gradients over the ranks; what is wanted is the sum of their shares.
             state.scaler.scale(loss * job.context.ranks.world_size).backward()
         share += loss.item()
     return share
 
 
-def _loss_sum(job: _Job, forward: nn.Module, batch: NDArray[np.int64]) -> torch.Tensor:
+def _loss_sum(job: _Job, forward: nn.Module, batch: NDArray[np.int64], *, step: int) -> torch.Tensor:
     """The sum of the losses of this rank's samples of a batch."""
     part = batch[job.context.ranks.span(len(batch))]
     # A rank without a part takes the first sample with weight 0: gradients travel only if every rank runs backward.
     positions, weight = (part, 1.0) if len(part) else (batch[:1], 0.0)
-    x_BCHW, truth = job.data.batch(positions, device=job.context.device)
+    ids_B = job.data.sample_ids_N[positions]
+    crops = SampleStreams(sample_ids_B=ids_B, seed=job.seed, purpose="crop", counters=(job.round, step))
+    x_BCHW, truth = job.data.batch(positions, device=job.context.device, crops=crops)
     announce_batch(forward, job.context.ranks, num_samples=len(batch), counts=len(part) > 0)
     with _autocast(job):
         outputs_BK = forward(x_BCHW)

@@ -8,6 +8,7 @@ from pipeline.methods.attribution import (
     TARGETS,
     Background,
     Contrast,
+    FiniteDifferences,
     GivenClass,
     Gradient,
     Loss,
@@ -80,6 +81,44 @@ def test_the_gradient_of_the_loss_points_to_a_smaller_loss():
     better = x + 1e-3 * Gradient()(model, x, score, background=Background())
     before, after = (torch.nn.functional.cross_entropy(model(value), LABEL) for value in (x, better))
     assert after < before
+
+
+LABELS = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+
+
+def test_of_labels_the_loss_is_the_mean_cross_entropy_over_all_of_them():
+    score = Loss()(lambda x: x, LOGITS, LABELS)
+    expected = -torch.nn.functional.binary_cross_entropy_with_logits(LOGITS, LABELS.double(), reduction="none").mean(1)
+    torch.testing.assert_close(score(LOGITS), expected, **EXACT)
+    assert score.target_B.tolist() == [-1, -1]
+    torch.testing.assert_close(score.repeat(2)(LOGITS.repeat(2, 1)), expected.repeat(2), **EXACT)
+    torch.testing.assert_close(score.at(slice(1, 2))(LOGITS[1:]), expected[1:], **EXACT)
+
+
+@pytest.mark.parametrize(
+    "target", [Predicted(), Ranked(rank=2), GivenClass(index=0), Contrast(of=Predicted(), against=GivenClass(index=1))]
+)
+def test_of_labels_these_targets_are_those_of_classes(target):
+    assert torch.equal(target(lambda x: x, LOGITS, LABELS)(LOGITS), score_of(target)(LOGITS))
+
+
+@pytest.mark.parametrize("target", [TrueLabel(), Contrast()])
+def test_a_sample_with_labels_has_no_class_of_its_own(target):
+    with pytest.raises(
+        ValueError, match=r"target label wants the class of each sample, got labels \(2, 3\); take class, predicted or loss"
+    ):
+        target(lambda x: x, LOGITS, LABELS)
+
+
+def test_finite_differences_of_the_labels_loss_are_its_gradient():
+    model, _ = linear(5)
+    x = torch.randn(3, 5).double()
+    labels = (torch.randn(3, len(model(x)[0])) > 0).float()
+    score = Loss()(model, x, labels)
+    background = Background(samples=lambda num: torch.randn(num, 5, generator=torch.Generator().manual_seed(0)).double())
+    found = FiniteDifferences(step="auto")(model, x, score, background=background)
+    # The error of a difference falls with the square of its step.
+    torch.testing.assert_close(found, Gradient()(model, x, score, background=Background()), rtol=1e-3, atol=1e-5)
 
 
 def test_a_rule_that_looks_at_the_output_leaves_no_graph():

@@ -47,7 +47,7 @@ def explained_by(
         model=model,
         method=method,
         x_BCHW=x,
-        label_B=label,
+        truth=label,
         score=score,
         background=background,
         found=found,

@@ -91,7 +91,7 @@ def test_a_removal_curve_is_the_accuracy_without_the_strongest_or_weakest_positi
             for number, taken in enumerate((0, 9, 36)):
                 image = explained.x_BCHW[i].flatten(1).clone()
                 image[:, positions[:taken].copy()] = 0
-                right = int(explained.model(image.reshape(1, *IMAGE)).argmax()) == int(explained.label_B[i])
+                right = int(explained.model(image.reshape(1, *IMAGE)).argmax()) == int(explained.truth[i])
                 assert float(found[i, number]) == right
     curve = np.array([[1.0, 0.0, 0.5]])
     np.testing.assert_allclose(RemovalCurve(shares=(0.2, 0.4, 0.8)).summary(curve), [(0.1 + 0.1) / 0.6], **EXACT)

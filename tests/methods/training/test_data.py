@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from pipeline.core.randomness import SampleStreams
 from pipeline.methods.training.data import SampleSet, concatenate
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(12, 3, 4, 5), dtype=np.uint8)
@@ -117,3 +118,35 @@ def test_what_does_not_fit_is_refused():
         concatenate(feature_set(), feature_set(task="classes", values=None))
     with pytest.raises(ValueError, match="must agree in sample_shape"):
         concatenate(image_set(), image_set(PIXELS[..., :3]))
+
+
+SIGNALS = np.arange(600 * 2 * 9, dtype=np.float32).reshape(600, 2, 9)
+
+
+def crops_of(signals: SampleSet, positions: np.ndarray, *, step: int) -> np.ndarray:
+    streams = SampleStreams(sample_ids_B=signals.sample_ids_N[positions], seed=0, purpose="crop", counters=(0, step))
+    return signals.batch(positions, device="cpu", crops=streams)[0].numpy()
+
+
+def test_a_crop_is_a_part_of_its_signal_that_begins_anywhere_and_anew_in_each_step():
+    signals = SampleSet.of(SIGNALS, labels=np.zeros(600), mean=0.0, std=1.0, crop_steps=4)
+    crops = crops_of(signals, np.arange(600), step=3)
+    assert crops.shape == (600, 2, 4)
+    start = crops[:, 0, 0] - SIGNALS[:, 0, 0]
+    assert np.array_equal(crops, SIGNALS[:, :, :1] + start[:, None, None] + np.arange(4, dtype=np.float32))
+    # Six starts, each with a chance of 1 in 6: 100 times, within four standard deviations.
+    assert abs(np.bincount(start.astype(int), minlength=6) - 100).max() < 4 * (600 * (1 / 6) * (5 / 6)) ** 0.5
+    assert not np.array_equal(crops, crops_of(signals, np.arange(600), step=4))
+
+
+def test_a_samples_crop_does_not_depend_on_its_batch():
+    signals = SampleSet.of(SIGNALS, labels=np.zeros(600), mean=0.0, std=1.0, crop_steps=4)
+    order = np.array([40, 3, 7])
+    assert np.array_equal(crops_of(signals, order, step=3), crops_of(signals, np.arange(600), step=3)[order])
+
+
+def test_without_crops_signals_are_whole():
+    plain = SampleSet.of(SIGNALS, labels=np.zeros(600), mean=0.0, std=1.0)
+    assert np.array_equal(crops_of(plain, np.arange(5), step=0), SIGNALS[:5])
+    cropped = SampleSet.of(SIGNALS, labels=np.zeros(600), mean=0.0, std=1.0, crop_steps=4)
+    assert np.array_equal(cropped.take(slice(5)).batch(slice(5), device="cpu")[0].numpy(), SIGNALS[:5])

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.ranks import Ranks
 from pipeline.methods.datasets import MnistSmall
-from pipeline.methods.models import Mlp, SmallCnn
+from pipeline.methods.models import Mlp, ResNet1dWang, SmallCnn
+from pipeline.methods.models.windows import OverWindows
 from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.loop import NonFiniteLossError, train
 from pipeline.methods.training.schedule import epoch_order, learning_rate_at
@@ -77,6 +78,26 @@ def test_training_stopped_after_any_step_equals_undisturbed_training_bit_for_bit
             trained(settings, validation=VALIDATION, context=Context(scratch=scratch, should_stop=StopAfter(stop)))
         torch.manual_seed(stop)  # another process has other random numbers
         model, resumed = trained(settings, model=network(seed=99), validation=VALIDATION, context=Context(earlier=(scratch,)))
+        assert_same(model, wanted)
+        assert resumed == result
+
+
+def test_training_on_crops_stopped_after_any_step_equals_undisturbed_training_bit_for_bit(tmp_path):
+    random = np.random.default_rng(0)
+    labels, signals = (random.random((10, 3)) < 0.4).astype(np.float32), random.normal(size=(10, 2, 40)).astype(np.float32)
+    data = SampleSet.of(signals, labels=np.full(10, -1), task="labels", values=labels, mean=0.0, std=1.0, crop_steps=12)
+    settings = Training(epochs=2, batch_size=5)
+
+    def fresh(seed):
+        torch.manual_seed(seed)
+        return OverWindows(ResNet1dWang().build(input_shape=(2, 12), num_outputs=3), length=12)
+
+    wanted, result = trained(settings, model=fresh(0), data=data, validation=data)
+    for stop in range(1, 4):
+        scratch = tmp_path / str(stop)
+        with pytest.raises(StopRequested):
+            trained(settings, model=fresh(0), data=data, validation=data, context=Context(scratch=scratch, should_stop=StopAfter(stop)))
+        model, resumed = trained(settings, model=fresh(9), data=data, validation=data, context=Context(earlier=(scratch,)))
         assert_same(model, wanted)
         assert resumed == result
 

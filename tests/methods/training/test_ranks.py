@@ -14,6 +14,8 @@ from torch.testing import assert_close
 
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.ranks import Ranks
+from pipeline.methods.models import ResNet1dWang
+from pipeline.methods.models.windows import OverWindows
 from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.ddp import any_rank, barrier, broadcast_text, import_ddp, sum_over_ranks
 from pipeline.methods.training.loop import NonFiniteLossError, train
@@ -33,6 +35,11 @@ BATCH_NORM = ("sgd", "adamw", "one")
 FLOAT16 = Training(epochs=6, batch_size=5, precision="float16")
 
 
+SIGNALS = np.random.default_rng(1).normal(size=(21, 2, 30)).astype(np.float32)
+LABELS = (np.random.default_rng(2).random((21, 3)) < 0.4).astype(np.float32)
+RECORDS = SampleSet.of(SIGNALS, labels=np.full(21, -1), task="labels", values=LABELS, mean=0.0, std=1.0, crop_steps=12)
+
+
 def network(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
@@ -45,6 +52,16 @@ def normalised():
     first, second = nn.Conv2d(1, 4, 3, bias=False), nn.Conv2d(4, 4, 3, bias=False)
     maps = [first, nn.BatchNorm2d(4), nn.ReLU(), second, nn.BatchNorm2d(4, affine=False, momentum=None), nn.ReLU()]
     return nn.Sequential(*maps, nn.Flatten(), nn.Linear(16, 3))
+
+
+def trained_on_signals(context):
+    """Crops of signals with labels; batch normalisation of maps over time, and of maps alone."""
+    torch.manual_seed(0)
+    network = ResNet1dWang(dropout=0.0).build(input_shape=(2, 12), num_outputs=3)
+    model = OverWindows(network, length=12)
+    settings = Training(epochs=2, batch_size=7)
+    result = train(model, RECORDS, settings, seed=0, round=0, context=context, validation=RECORDS.take(slice(5)))
+    return {"weights": model.state_dict(), "losses": [(row["loss"], row["validation_loss"]) for row in result.history]}
 
 
 def trained(name, context, *, model=None):
@@ -109,6 +126,7 @@ def outcomes(context, folder):
     ranks = context.ranks
     found = {name: trained(name, context) for name in SETTINGS}
     found |= {f"{name} batch_norm": trained(name, context, model=normalised()) for name in BATCH_NORM}
+    found["signals"] = trained_on_signals(context)
     found["stop"], found["resumed"] = outcome_of_stop(context, folder / "scratch")
     found["divergence"] = outcome_of_divergence(context)
     found["overflow"] = outcome_of_overflow(context)
@@ -147,6 +165,12 @@ def test_batch_normalisation_takes_the_statistics_of_the_global_batch_on_two_ran
     assert {"1.running_mean", "4.running_var"} <= expected["weights"].keys()
     for rank in found[0]:
         assert_near(rank[f"{name} batch_norm"], expected)
+
+
+def test_two_ranks_take_the_crops_of_one_and_normalise_signals_as_one_does(found):
+    expected = trained_on_signals(Context())
+    for rank in found[0]:
+        assert_near(rank["signals"], expected)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
