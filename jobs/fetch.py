@@ -21,9 +21,9 @@ from pipeline.config import RunConfig
 from pipeline.core.errors import UserError
 from pipeline.core.files import fsync, write_text
 from pipeline.core.settings import SettingsError, members, nearest
-from pipeline.methods.datasets.sources import GLOVE_FILES, PTB_XL_FILES, Source
+from pipeline.methods.datasets.sources import GLOVE_FILES, Source
 
-BESIDES = {"glove": GLOVE_FILES, "ptbxl": PTB_XL_FILES}
+BESIDES = {"glove": GLOVE_FILES}
 """What can be fetched and is no data set by that name."""
 BLOCK_BYTES = 2**20
 TRIES_WITHOUT_PROGRESS = 5

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from pipeline.core.settings import Settings, SettingsError
 from pipeline.methods.datasets.samples import NO_CLASS, DataFileError, MissingDataError, NormalisedBy, Samples
+from pipeline.methods.datasets.sources import PTB_XL_FILES, Source
 from pipeline.methods.datasets.wfdb_records import read_signals
 from pipeline.methods.tasks import Kind, Task
 
@@ -64,6 +65,7 @@ class PtbXl(Settings):
     kind: ClassVar[Kind] = "signal"
     task: ClassVar[Task] = "labels"
     normalised_by: ClassVar[NormalisedBy] = "all"
+    sources: ClassVar[tuple[Source, ...]] = PTB_XL_FILES
     has_masks: ClassVar[bool] = False
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
     folds: ClassVar[int] = 10
