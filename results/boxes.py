@@ -1,6 +1,6 @@
 """Metrics of explanations sample by sample, which a mean hides: some explanations may be right and others worthless.
 
-samples.parquet, samples.csv   one row a run, metric (<split>.<metric>) and sample: arm, seed, metric, sample_id, value
+samples.parquet   one row a run, metric (<split>.<metric>) and sample: arm, seed, metric, sample_id, value
 boxes.png, boxes.pdf           a panel a metric of the summary, a box an arm over the samples of all its seeds
 """
 
@@ -15,7 +15,7 @@ from pipeline.core.plan import Plan
 from pipeline.core.store import Store
 from pipeline.core.tables import QUALITY
 from results.figures import BAR
-from results.parts import collect_parts, figure_files, panels, shown_metrics, table_files
+from results.parts import collect_parts, figure_files, panels, parquet_file, shown_metrics
 from results.units import unit_of
 
 MAX_COLUMNS = 3
@@ -31,7 +31,7 @@ def box_files(samples: pd.DataFrame, *, metrics: Sequence[str]) -> dict[str, byt
     if samples.empty:
         return {}
     shown = shown_metrics(samples, metrics)
-    return table_files("samples", samples) | (figure_files("boxes", draw_boxes(samples, metrics=shown)) if shown else {})
+    return parquet_file("samples", samples) | (figure_files("boxes", draw_boxes(samples, metrics=shown)) if shown else {})
 
 
 def draw_boxes(samples: pd.DataFrame, *, metrics: Sequence[str]) -> Figure:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from pipeline.core.plan import Plan
 from pipeline.core.store import Store
 from pipeline.core.tables import CURVES
-from results.parts import collect_parts, figure_files, panels, shown_metrics, table_files
+from results.parts import collect_parts, csv_file, figure_files, panels, parquet_file, shown_metrics
 from results.units import unit_of
 
 # Okabe and Ito 2008 (told apart by the colour-blind); the second round of colours is dashed, the third dotted.
@@ -33,7 +33,7 @@ def curve_files(curves: pd.DataFrame, *, metrics: Sequence[str]) -> dict[str, by
     if curves.empty:
         return {}
     shown = shown_metrics(curves, metrics)
-    return table_files("curves", curves) | (figure_files("curves", draw_curves(curves, metrics=shown)) if shown else {})
+    return parquet_file("curves", curves) | csv_file("curves", curves) | (figure_files("curves", draw_curves(curves, metrics=shown)) if shown else {})
 
 
 def draw_curves(curves: pd.DataFrame, *, metrics: Sequence[str]) -> Figure:

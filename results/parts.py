@@ -38,11 +38,16 @@ def collect_parts(plan: Plan, store: Store, runs: pd.DataFrame, *, file: str, sc
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
 
-def table_files(name: str, table: pd.DataFrame) -> dict[str, bytes]:
-    """{"NAME.parquet": ..., "NAME.csv": ...}, for `results.write.write_files`; equal rows give equal bytes."""
+def parquet_file(name: str, table: pd.DataFrame) -> dict[str, bytes]:
+    """{"NAME.parquet": ...}, for `results.write.write_files`; equal rows give equal bytes."""
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
-    return {f"{name}.parquet": buffer.getvalue(), f"{name}.csv": table.to_csv(index=False, lineterminator="\n").encode()}
+    return {f"{name}.parquet": buffer.getvalue()}
+
+
+def csv_file(name: str, table: pd.DataFrame) -> dict[str, bytes]:
+    """{"NAME.csv": ...}, likewise."""
+    return {f"{name}.csv": table.to_csv(index=False, lineterminator="\n").encode()}
 
 
 def figure_files(name: str, figure: Figure) -> dict[str, bytes]:

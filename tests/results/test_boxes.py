@@ -38,7 +38,7 @@ def test_samples_without_a_value_are_left_out_and_not_counted():
 
 def test_all_samples_are_in_the_files_and_only_metrics_of_the_summary_are_drawn():
     files = box_files(samples(), metrics=["test.accuracy", "test.pearson"])
-    assert sorted(files) == ["boxes.pdf", "boxes.png", "samples.csv", "samples.parquet"]
+    assert sorted(files) == ["boxes.pdf", "boxes.png", "samples.parquet"]
     assert files == box_files(samples(), metrics=["test.accuracy", "test.pearson"])
-    assert sorted(box_files(samples(), metrics=["test.accuracy"])) == ["samples.csv", "samples.parquet"]
+    assert sorted(box_files(samples(), metrics=["test.accuracy"])) == ["samples.parquet"]
     assert box_files(samples().iloc[:0], metrics=["test.pearson"]) == {}

@@ -102,7 +102,7 @@ def test_the_same_command_inside_an_allocation_finds_all_done(submitted, cluster
 def commands_of_readme() -> list[str]:
     """The lines of README's block for clusters, but for those that set up the environment, which here is set up."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    block = readme.partition("## On a cluster")[2].partition("```\n")[2].partition("```")[0]
+    block = re.split(r"```\w*\n", readme.partition("## On a cluster")[2])[1]
     return [line.partition(" #")[0].strip() for line in block.splitlines() if not re.match("conda |export ", line)]
 
 
