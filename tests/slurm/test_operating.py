@@ -38,7 +38,8 @@ def watched(new_user, cluster, closed):
 
         with closed():
             user.attrain("submit", str(path))
-            printed = {"submitted": user.attrain("status", "watched")}
+            printed = {}
+            cluster.wait_until(lambda: seen_queued(user, printed))
             shown = user.store.parent / "watch"
             watch = start("status", "--watch", "--every=1", stdout=stack.enter_context(shown.open("w")))
             follow = start("logs", "--follow", RUN)
@@ -50,6 +51,12 @@ def watched(new_user, cluster, closed):
         assert (follow.returncode, watch.wait(timeout=WAIT_S)) == (0, 0), printed["follow"]
         printed["watch"] = shown.read_text()
     return user, printed
+
+
+def seen_queued(user, printed):
+    """What is shown of a submission, once the scheduler has looked at it."""
+    printed["submitted"] = user.attrain("status", "watched")
+    return "(None)" not in printed["submitted"]
 
 
 def interrupt(process):
