@@ -33,7 +33,8 @@ def curve_files(curves: pd.DataFrame, *, metrics: Sequence[str]) -> dict[str, by
     if curves.empty:
         return {}
     shown = shown_metrics(curves, metrics)
-    return parquet_file("curves", curves) | csv_file("curves", curves) | (figure_files("curves", draw_curves(curves, metrics=shown)) if shown else {})
+    tables = parquet_file("curves", curves) | csv_file("curves", curves)
+    return tables | (figure_files("curves", draw_curves(curves, metrics=shown)) if shown else {})
 
 
 def draw_curves(curves: pd.DataFrame, *, metrics: Sequence[str]) -> Figure:
