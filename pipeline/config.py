@@ -18,8 +18,6 @@ from pipeline.methods.attribution import (
 from pipeline.methods.augmentation import Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
 from pipeline.methods.datasets import Additive, Dataset, MnistSmall, News20, PtbXl
 from pipeline.methods.metrics import PREDICTION, Agreement, Evaluation, ExactCounterpart, KnownTruth, TopK
-from pipeline.methods.metrics.faithfulness import Infidelity, InsertionAuc
-from pipeline.methods.metrics.removal import RemovalCurve, Road
 from pipeline.methods.models import Model, Oracle, SmallCnn, TextModel
 from pipeline.methods.tasks import TokenMaps
 from pipeline.methods.training.settings import Retraining, Training
@@ -145,10 +143,9 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _check_replaced(self) -> "RunConfig":
         """Refuse to measure on what is not made, and to make of held-out samples what nobody measures on."""
-        augmentation = self.augmentation
-        makes = not isinstance(augmentation, NoAugmentation | SameCompute)
-        fits = not isinstance(augmentation, NoAugmentation | SameCompute) and augmentation.mode == "replace" and self.rounds == 1
-        if self.evaluation.replaced and not (fits and self.selection.held_out_too):
+        making = None if isinstance(self.augmentation, NoAugmentation | SameCompute) else self.augmentation
+        in_place = making is not None and making.mode == "replace" and self.rounds == 1
+        if self.evaluation.replaced and not (in_place and self.selection.held_out_too):
             raise ValueError(
                 "evaluation.replaced measures on made samples; set selection to {rule: all, held_out_too: true}, augmentation to a rule "
                 "that replaces, with mode replace, and rounds to 1"
@@ -158,7 +155,7 @@ class RunConfig(Settings):
                 f"target {self.target.target} would change held-out samples by their labels, and so tell them; "
                 "set target to predicted, rank or class"
             )
-        if self.selection.held_out_too and makes and not self.evaluation.replaced:
+        if self.selection.held_out_too and making is not None and not self.evaluation.replaced:
             raise ValueError(
                 "selection.held_out_too makes samples that nothing is measured on; set evaluation.replaced to true, or leave it out"
             )
@@ -186,11 +183,8 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _check_images(self) -> "RunConfig":
         """Refuse metrics that look at a pixel's neighbours, before a network is trained in vain."""
-        for metric in self.evaluation.quality if self.data.kind != "image" else ():
-            by_settings = (isinstance(metric, RemovalCurve) and metric.fill == "road") or (
-                isinstance(metric, Infidelity) and metric.disturbance == "square"
-            )
-            if by_settings or isinstance(metric, Road | InsertionAuc):
+        for metric in self.evaluation.quality:
+            if metric.needs_images and self.data.kind != "image":
                 raise ValueError(
                     f"metric {metric.column} needs images, and data set {self.data.dataset} has {self.data.kind}; take infidelity with "
                     "disturbance gaussian, removal_curve with fill mean (for classes), sensitivity_max or sparseness"

@@ -32,7 +32,7 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
         SettingsError: the settings ask for what the data do not have, or leave a split without samples.
     """
     samples = data.load(context.data_root)
-    for line in samples.skipped if context.ranks.is_first else ():
+    for line in samples.faults if context.ranks.is_first else ():
         print(f"left out: {line}", flush=True)
     splits_N, fold_N = splits_and_folds(data, samples)
     x_NCHW = samples.x_NCHW
@@ -66,8 +66,6 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
             write_array(out / "masks.npy", samples.masks_NHW)
         facts.write(out)
     context.metrics.update({"num_samples": len(splits_N), **samples.left_out})
-    if samples.skipped:
-        context.metrics["num_skipped"] = len(samples.skipped)
 
 
 def splits_and_folds(data: Dataset, samples: Samples) -> tuple[NDArray[np.str_], NDArray[np.int32]]:

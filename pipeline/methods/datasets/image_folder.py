@@ -12,34 +12,19 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.core.settings import SettingsError
-from pipeline.methods.datasets.images import Folder, ImageForm, ImageList, ImageSettings, load_splits, refuse_twins
+from pipeline.methods.datasets.images import Folder, ImageForm, ImageList, OwnImages, load_splits, refuse_twins
 from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
 from pipeline.methods.datasets.splits import stratified_subset
 
 
-class ImageFolder(ImageSettings):
+class ImageFolder(OwnImages):
     """Images of your own: FOLDER/train/CLASS/* and FOLDER/test/CLASS/*, scaled to squares. Every file that is not hidden is one."""
 
     dataset: Literal["image_folder"] = "image_folder"
     folder: Folder
     """Folder under ATTRAIN_DATA that holds train/ and test/; or, with test_fraction, train/ or the classes themselves."""
-    num_classes: int = Field(ge=2)
-    """Folders of classes that there are. Another number than is found is refused."""
-    side_px: int = Field(default=64, ge=1)
-    """Height and width that images are scaled to, bilinearly, in pixels."""
-    channels: Literal[1, 3] = 3
-    """3: red, green and blue; 1: grey."""
-    test_name: str = Field(default="test", pattern=r"^[\w.-]+$")
-    """Name of the folder of the test split, such as val."""
     test_fraction: float | None = Field(default=None, gt=0, lt=1)
     """Share of each class that makes the test split where there is no folder of it; None wants that folder."""
-    duplicates: Literal["refuse", "allow"] = "refuse"
-    """What is done about images that are in both splits, byte for byte."""
-
-    @property
-    def num_outputs(self) -> int:
-        """K."""
-        return self.num_classes
 
     def missing_files(self, root: Path) -> tuple[Path, ...]:
         """Folders of splits that are not there."""

@@ -15,40 +15,24 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
-from pydantic import Field
 
 from pipeline.core.settings import SettingsError
-from pipeline.methods.datasets.images import Folder, ImageForm, ImageList, ImageSettings, load_splits, refuse_twins
+from pipeline.methods.datasets.images import Folder, ImageForm, ImageList, OwnImages, load_splits, refuse_twins
 from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 
 
-class ImageTable(ImageSettings):
+class ImageTable(OwnImages):
     """Images of your own in Parquet files: FOLDER/[data/]train*.parquet and test*.parquet, scaled to squares."""
 
     dataset: Literal["image_table"] = "image_table"
     folder: Folder
     """Folder under ATTRAIN_DATA that holds the files, or holds data/ with them."""
-    num_classes: int = Field(ge=2)
-    """Classes that there are; labels are 0 to num_classes - 1, or names of that many."""
-    side_px: int = Field(default=64, ge=1)
-    """Height and width that images are scaled to, bilinearly, in pixels."""
-    channels: Literal[1, 3] = 3
-    """3: red, green and blue; 1: grey."""
-    test_name: str = Field(default="test", pattern=r"^[\w.-]+$")
-    """What the names of the test split's files begin with."""
     image_column: str = "image"
     """Column of the images' bytes."""
     label_column: str = "label"
     """Column of whole numbers or of names."""
-    duplicates: Literal["refuse", "allow"] = "refuse"
-    """What is done about images that are in both splits, byte for byte."""
-
-    @property
-    def num_outputs(self) -> int:
-        """K."""
-        return self.num_classes
 
     def missing_files(self, root: Path) -> tuple[Path, ...]:
         """Files of the two splits that are not there; '*' stands for any ending."""

@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from pipeline.methods.datasets.samples import DataFileError, Samples
 from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
@@ -49,6 +49,26 @@ class ImageSettings(SplitSettings):
     broken: Literal["refuse", "skip"] = "refuse"
     """What is done if images are missing, cut short or unreadable: an error that names them; or they are left out, named in the
     log and counted in the record (num_skipped)."""
+
+
+class OwnImages(ImageSettings):
+    """The fields of data sets of images of one's own; not a data set itself."""
+
+    num_classes: int = Field(ge=2)
+    """Classes that there are; another number than is found is refused. Labels that are numbers are 0 to num_classes - 1."""
+    side_px: int = Field(default=64, ge=1)
+    """Height and width that images are scaled to, bilinearly, in pixels."""
+    channels: Literal[1, 3] = 3
+    """3: red, green and blue; 1: grey."""
+    test_name: str = Field(default="test", pattern=r"^[\w.-]+$")
+    """Name of the folder of the test split, or what the names of its tables begin with; such as val."""
+    duplicates: Literal["refuse", "allow"] = "refuse"
+    """What is done about images that are in both splits, byte for byte."""
+
+    @property
+    def num_outputs(self) -> int:
+        """K."""
+        return self.num_classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +153,8 @@ def load_splits(
         sources_N=[places_N[row] for row in whole],
         output_names=tuple(output_names),
         masks_NHW=masks_of(np.concatenate(boxes)[whole], side_px=form.side_px) if boxes else None,
-        skipped=tuple(faults),
+        left_out={"num_skipped": len(faults)} if faults else {},
+        faults=tuple(faults),
     )
 
 

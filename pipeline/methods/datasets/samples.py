@@ -59,10 +59,10 @@ class Samples:
     """Time steps of a signal that the model sees at once, random ones in training; None: all."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """{metric of `prepare`: how many samples it was}: what is listed, but not here, by why that is."""
+    faults: tuple[str, ...] = ()
+    """Of what is left out because it cannot be read, file and reason: a line each, for the log."""
     masks_NHW: NDArray[np.bool_] | None = None
     """Where what tells the class is known to lie in each image, nowhere in some; None where nobody knows."""
-    skipped: tuple[str, ...] = ()
-    """What was left out because it cannot be read, and why: a line each."""
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("x_NCHW", "labels_N", "splits_N", "sources_N")}

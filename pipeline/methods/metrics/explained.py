@@ -114,6 +114,11 @@ class QualityMetric(Protocol):
     """Whether it looks at predicted classes or their probabilities."""
 
     @property
+    def needs_images(self) -> bool:
+        """Whether it looks at a pixel's neighbours."""
+        ...
+
+    @property
     def column(self) -> str:
         """The result column, which follows the name of the split."""
         ...

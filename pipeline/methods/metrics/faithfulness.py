@@ -79,6 +79,11 @@ class InsertionAuc(PixelSteps):
 
     metric: Literal["insertion_auc"] = "insertion_auc"
 
+    @property
+    def needs_images(self) -> bool:
+        """It does: it begins with a blurred image."""
+        return True
+
     def __call__(self, explained: Explained) -> torch.Tensor:
         """(B,) in [0, 1]. See `QualityMetric`.
 
@@ -102,6 +107,11 @@ class Infidelity(Quality):
     """Disturbances of each sample."""
     normalised: bool = True
     """Whether each map is first multiplied by the factor that makes its own infidelity least, so that its scale does not matter."""
+
+    @property
+    def needs_images(self) -> bool:
+        """Where squares are disturbed."""
+        return self.disturbance == "square"
 
     def __call__(self, explained: Explained) -> torch.Tensor:
         """(B,) in squared units of the score; NaN where it is normalised and the map says 0 of all disturbances.

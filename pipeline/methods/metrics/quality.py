@@ -18,6 +18,11 @@ class Quality(Column):
     needs_classes: ClassVar[bool] = False
 
     @property
+    def needs_images(self) -> bool:
+        """It takes samples of any kind. See `QualityMetric`."""
+        return False
+
+    @property
     def points(self) -> tuple[float, ...]:
         """None: it has no curve. See `QualityMetric`."""
         return ()

@@ -88,6 +88,11 @@ class RemovalCurve(Quality):
     """Standard deviation of the noise with fill road, as a share of the range of input values."""
 
     @property
+    def needs_images(self) -> bool:
+        """Where positions become means of their neighbours."""
+        return self.fill == "road"
+
+    @property
     def points(self) -> Shares:
         """The shares. See `QualityMetric`."""
         return self.shares
@@ -121,6 +126,11 @@ class Road(Quality):
     """Shares of the positions that are replaced, ascending, in [0, 1)."""
     noise_level: float = Field(default=0.01, ge=0)
     """Standard deviation of the noise, as a share of the range of input values."""
+
+    @property
+    def needs_images(self) -> bool:
+        """It does: positions become means of their neighbours."""
+        return True
 
     @property
     def points(self) -> Shares:

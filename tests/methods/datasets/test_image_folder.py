@@ -94,7 +94,7 @@ def test_broken_files_are_all_named_or_left_out(tmp_path):
         settings().load(tmp_path)
     samples = settings(broken="skip").load(tmp_path)
     assert len(samples) == 23
-    assert len(samples.skipped) == 2
+    assert len(samples.faults) == 2
 
 
 def test_of_many_broken_files_ten_are_named_and_all_are_counted(tmp_path):

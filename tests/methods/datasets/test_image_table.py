@@ -115,7 +115,7 @@ def test_an_image_without_bytes_is_broken(tmp_path):
         settings().load(tmp_path)
     samples = settings(broken="skip").load(tmp_path)
     assert samples.labels_N.tolist() == [0, 1, 2, 0, 1, 0, 1, 2]
-    assert samples.skipped == ("flowers/train.parquet[5]: it is not there",)
+    assert samples.faults == ("flowers/train.parquet[5]: it is not there",)
 
 
 def test_an_image_in_both_splits_is_refused_unless_allowed(tmp_path):

@@ -119,7 +119,7 @@ def test_a_broken_image_is_refused_by_name_or_left_out_by_name(tmp_path, what):
         SETTINGS.load(tmp_path)
     samples = TinyImagenet(num_classes=3, folds=2, broken="skip").load(tmp_path)
     assert len(samples) == len(samples.masks_NHW) == 17
-    assert [line.partition(":")[0] for line in samples.skipped] == ["tiny-imagenet-200/train/n02/images/n02_3.JPEG"]
+    assert [line.partition(":")[0] for line in samples.faults] == ["tiny-imagenet-200/train/n02/images/n02_3.JPEG"]
     assert np.array_equal(samples.x_NCHW[7], pixels((folder / "train/n03/images/n03_0.JPEG").read_bytes()))
     assert samples.labels_N[6:8].tolist() == [1, 2]
 
