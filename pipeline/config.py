@@ -97,6 +97,18 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_changes(self) -> "RunConfig":
+        """Refuse what training cannot do to such samples."""
+        for name, training in (("pretraining", self.pretraining), ("retraining", self.retraining)):
+            for change in (*training.transforms, *filter(None, [training.mixing])):
+                if self.data.kind not in change.kinds:
+                    raise ValueError(
+                        f"{name}: {tag(change)} changes {' or '.join(change.kinds)}, and data set {self.data.dataset} has "
+                        f"{self.data.kind}; leave it out"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _check_task(self) -> "RunConfig":
         """Refuse what only classes have."""
         task = self.data.task

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from pipeline.core.errors import UserError
 
@@ -111,6 +111,11 @@ def flatten(name: str, value: Any) -> dict[str, JsonValue]:
 def canonical_json(value: Any) -> str:
     """One text for one value: sorted, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def written_out(field: str) -> BeforeValidator:
+    """For a union in a list: a plain name such as `accuracy` is the choice of that name with its defaults, `{metric: accuracy}`."""
+    return BeforeValidator(lambda given: {field: given} if isinstance(given, str) else given)
 
 
 @cache

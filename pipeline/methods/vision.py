@@ -49,3 +49,4 @@ def declare_operators() -> torch.library.Library | None:
 _declared = declare_operators()
 
 import torchvision as torchvision  # noqa: E402 # only now does it import
+from torchvision.transforms.v2 import functional as functional  # noqa: E402

@@ -133,6 +133,15 @@ REFUSED = {
         "  augmentation: {rule: replace_top}}",
         r"augmentation replace_top changes images, and data set additive has features; set its rule to none",
     ),
+    "signals cropped as if they were images": (
+        "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce]}, target: {target: predicted},\n"
+        "  retraining: {transforms: [crop]}}",
+        r"retraining: crop changes image, and data set ptbxl has signal; leave it out",
+    ),
+    "texts mixed with each other": (
+        "experiment: e\nbase: {data: {dataset: news20}, model: {model: text_cnn, width: 8}, pretraining: {mixing: mixup}}",
+        r"pretraining: mixup changes image or signal or features, and data set news20 has tokens; leave it out",
+    ),
     "an oracle of another function": (
         "experiment: e\nbase: {data: {dataset: additive, effect: linear}, model: {model: oracle}, evaluation: {metrics: [r2]}}",
         r"model oracle knows data set additive with effect nonlinear, got additive with effect linear; give both the same",

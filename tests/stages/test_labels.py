@@ -17,7 +17,7 @@ experiment: labels
 base:
   data: {dataset: ptbxl, labels: superdiagnostic, crop_s: 2.5}
   model: {model: mlp, hidden: []}
-  pretraining: {epochs: 20, batch_size: 16, optimizer: adamw, learning_rate: 0.003, early_stop_epochs: 20}
+  pretraining: {epochs: 60, batch_size: 16, optimizer: adamw, learning_rate: 0.003, early_stop_epochs: 60}
   attribution: {method: gradient}
   selection: {rule: worst, fraction: 0.5}
   retraining: {epochs: 1}

@@ -27,10 +27,10 @@ from tests.stages.runs import (
 
 FILES = {
     ("prepare", 4): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
-    ("pretrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
+    ("pretrain", 4): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
     ("attribute", 5): ["attributed.parquet", "attributions.npy", "record.json"],
     ("augment", 3): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
-    ("retrain", 3): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
+    ("retrain", 4): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
     ("evaluate", 4): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
 }
 """(stage, version): names in its artifact. Where this changes the version has to: an older artifact would be found under the key."""

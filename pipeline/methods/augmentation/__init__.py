@@ -1,4 +1,5 @@
-"""Augmentation by attribution: which samples are chosen (`Selection`) and what is done to them (`Augmentation`).
+"""Augmentation by attribution: which samples are chosen (`Selection`) and what is done to them (`Augmentation`); and what training
+changes of all samples at random, in each step, without looking at attributions (`transforms`, `mixing`).
 
 A rule is written in one place: a settings class that can be called (see `Selector`, `Changer`), named in a union below.
 """

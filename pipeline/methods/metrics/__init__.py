@@ -11,9 +11,9 @@ from types import UnionType
 from typing import Annotated, Any
 
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
-from pipeline.core.settings import Settings, members
+from pipeline.core.settings import Settings, members, written_out
 from pipeline.methods.metrics.agreement import Agreement, AgreementMetric
 from pipeline.methods.metrics.classification import (
     Accuracy,
@@ -44,15 +44,10 @@ METRICS = tuple(members(Metric).values())
 QUALITY_METRICS = tuple(members(AnyQuality).values())
 
 
-def _written_out(given: Any) -> Any:
-    """A plain name is the metric of that name with its defaults."""
-    return {"metric": given} if isinstance(given, str) else given
-
-
 class Evaluation(Settings):
     """Which metrics are computed, and how."""
 
-    metrics: tuple[Annotated[Metric, BeforeValidator(_written_out)], ...] = Field(
+    metrics: tuple[Annotated[Metric, written_out("metric")], ...] = Field(
         default=(Accuracy(), TopK(), MacroF1(), Nll(), Ece()), min_length=1
     )
     """Names of metrics, or mappings with their settings; one result column each for every split. The defaults are for classes."""

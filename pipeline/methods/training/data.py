@@ -5,6 +5,7 @@ N = samples, B = batch, C = channels or features, H, W = pixels, K = outputs. Si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.core.randomness import SampleStreams
+from pipeline.methods.augmentation.transforms import Transformer, transformed
 from pipeline.methods.lazy import torch
 from pipeline.methods.tasks import Kind, Task, kind_of
 
@@ -140,13 +142,22 @@ class SampleSet:
             stored_BCHW[chosen_B] = array[row_of_B[chosen_B]]
         return stored_BCHW
 
-    def batch(self, positions: Positions, *, device: str, crops: SampleStreams | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(
+        self,
+        positions: Positions,
+        *,
+        device: str,
+        streams: SampleStreams | None = None,
+        transforms: Sequence[Transformer] = (),
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the model gets, and what it should say of it, on the device.
 
         Args:
             positions: of the samples.
             device: where to.
-            crops: draws where in its signal each sample's crop begins; without effect where there are no crops. None gives whole signals.
+            streams: for training: one a sample, to draw where in its signal its crop begins, and what transforms do. None gives whole
+                signals and images as they are.
+            transforms: what changes images at random; without effect where there are no streams.
 
         Returns:
             Normalised samples (B, C, H, W) float32, of images (pixel / 255 - mean) / std, of text tokens (B, L) int64; and the truth:
@@ -156,13 +167,15 @@ class SampleSet:
         if self.kind == "tokens":
             return torch.from_numpy(self.stored(positions)).to(device).long(), truth
         # The bytes travel and become floats on the device: a quarter of the transfer.
-        stored_BCHW = self.stored(positions)
-        if crops is not None and self.crop_steps is not None:
-            stored_BCHW = _cropped(stored_BCHW, self.crop_steps, crops)
-        x_BCHW = torch.from_numpy(stored_BCHW).to(device).float()
-        unit = UNITS[self.kind]
-        scale_C, mean_C = (self._by_channel(value_C, device=device) for value_C in (unit * self.std_C, unit * self.mean_C))
-        return x_BCHW.sub_(mean_C).div_(scale_C), truth
+        stored_BCHW, unit = self.stored(positions), UNITS[self.kind]
+        if streams is not None and self.crop_steps is not None:
+            stored_BCHW = _cropped(stored_BCHW, self.crop_steps, streams.named("crop"))
+        x_BCHW = torch.from_numpy(stored_BCHW).to(device)
+        if streams is not None and transforms:
+            mean_C = torch.tensor((unit * self.mean_C).round(), dtype=torch.uint8, device=device)
+            x_BCHW = transformed(x_BCHW, transforms, streams=streams, mean_C=mean_C)
+        scale_C11, mean_C11 = (self._by_channel(value_C, device=device) for value_C in (unit * self.std_C, unit * self.mean_C))
+        return x_BCHW.float().sub_(mean_C11).div_(scale_C11), truth
 
     def explained_outputs(self, positions: Positions, *, device: str) -> torch.Tensor:
         """(B,) int64 which output is a sample's own: that of its class, and of values the first; of labels all, (B, K) float32."""

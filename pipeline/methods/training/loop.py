@@ -1,6 +1,6 @@
 """The training loop: the same steps on any number of ranks, and the same weights after any number of interruptions.
 
-B = batch (this rank's part), C = channels, H, W = pixels, K = outputs
+P = samples that make one (2 where they are mixed), B = batch, C = channels, H, W = pixels, K = outputs
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.context import Context, StopRequested
-from pipeline.core.randomness import SampleStreams, stream_key
+from pipeline.core.randomness import stream_key
 from pipeline.core.settings import SettingsError
 from pipeline.methods.inference import judged, loss_of
 from pipeline.methods.lazy import torch
+from pipeline.methods.training.batches import Batches
 from pipeline.methods.training.checkpoint import Saver, newest, read
 from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.ddp import announce_batch, barrier, broadcast_text, sum_over_ranks, without_sending, wrapped
 from pipeline.methods.training.scalars import Scalars, scalars
-from pipeline.methods.training.schedule import epoch_order, learning_rate_at
+from pipeline.methods.training.schedule import learning_rate_at
 from pipeline.methods.training.settings import Training
 from pipeline.methods.training.state import TrainingState
 
@@ -63,13 +64,17 @@ class TrainingResult:
 class _Job:
     """What does not change while training goes on."""
 
-    data: SampleSet
-    settings: Training
-    seed: int
-    round: int
+    batches: Batches
     context: Context
     validation: SampleSet | None
-    num_extra: int
+
+    @property
+    def data(self) -> SampleSet:
+        return self.batches.data
+
+    @property
+    def settings(self) -> Training:
+        return self.batches.settings
 
     @cached_property
     def weight_K(self) -> NDArray[np.float32] | None:  # noqa: N802 (the name carries the axes)
@@ -78,31 +83,6 @@ class _Job:
             return None
         count_K = np.bincount(self.data.labels_N)
         return (len(self.data) / (np.count_nonzero(count_K) * np.maximum(count_K, 1))).astype(np.float32)
-
-    @property
-    def epoch_samples(self) -> int:
-        return len(self.data) + self.num_extra
-
-    @property
-    def epoch_steps(self) -> int:
-        return -(-self.epoch_samples // self.settings.batch_size)
-
-    @property
-    def total_steps(self) -> int:
-        return self.settings.epochs * self.epoch_steps
-
-    def samples_after(self, step: int) -> int:
-        """Samples seen in the first `step` steps; the last batch of an epoch may be a small one."""
-        epochs, steps = divmod(step, self.epoch_steps)
-        return epochs * self.epoch_samples + steps * self.settings.batch_size
-
-    def batches_from(self, step: int) -> Iterator[NDArray[np.int64]]:
-        """The global batches of all steps from this one on, as positions in `data`."""
-        size = self.settings.batch_size
-        for epoch in range(step // self.epoch_steps, self.settings.epochs):
-            order = epoch_order(len(self.data), self.num_extra, seed=self.seed, purpose="order", counters=(self.round, epoch))
-            first = step % self.epoch_steps if epoch == step // self.epoch_steps else 0
-            yield from (order[start : start + size] for start in range(first * size, len(order), size))
 
 
 def train(
@@ -142,7 +122,8 @@ def train(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         model.to(context.device).eval()
         return TrainingResult(samples_seen=0, num_steps=0, num_skipped_steps=0, final_loss=None, epochs_run=0, history=[])
-    job = _Job(data=data, settings=settings, seed=seed, round=round, context=context, validation=validation, num_extra=num_extra)
+    batches = Batches(data=data, settings=settings, seed=seed, round=round, num_extra=num_extra, device=context.device)
+    job = _Job(batches=batches, context=context, validation=validation)
     state = TrainingState.start(model, settings, device=context.device)
     _restore(state, context)
     with _random_state_kept(context.device), scalars(context) as write:
@@ -163,7 +144,7 @@ def _end(job: _Job, state: TrainingState) -> TrainingResult:
         state.model.load_state_dict(state.average)
     state.model.eval()
     return TrainingResult(
-        samples_seen=job.samples_after(state.step),
+        samples_seen=job.batches.samples_after(state.step),
         num_steps=state.step,
         num_skipped_steps=state.num_skipped_steps,
         final_loss=state.history[-1]["loss"],
@@ -196,38 +177,42 @@ def _run(job: _Job, state: TrainingState, write: Scalars) -> None:
     context, saver = job.context, Saver(job.context)
     forward = wrapped(state.model, context.ranks)
     state.model.train()
-    for batch in () if _patience_is_over(job, state) else job.batches_from(state.step):
-        loss, stop = _take_step(job, state, forward=forward, batch=batch)
-        epoch_ended = state.step % job.epoch_steps == 0
+    for batch_PB in () if _patience_is_over(job, state) else job.batches.after(state.step):
+        loss, stop = _take_step(job, state, forward=forward, batch_PB=batch_PB)
+        epoch_ended = state.step % job.batches.epoch_steps == 0
         if epoch_ended:
             _end_epoch(job, state)
             write(state.history[-1])
         if context.ranks.is_first:
-            context.progress(job.samples_after(state.step), job.samples_after(job.total_steps), unit="samples", loss=loss)
-        if state.step == job.total_steps or (epoch_ended and _patience_is_over(job, state)):
+            context.progress(
+                job.batches.samples_after(state.step), job.batches.samples_after(job.batches.total_steps), unit="samples", loss=loss
+            )
+        if state.step == job.batches.total_steps or (epoch_ended and _patience_is_over(job, state)):
             return
         if stop or saver.due(epoch_ended=epoch_ended):
             saver.save(state.content(), step=state.step)
         if stop:
             barrier(context.ranks)
-            raise StopRequested(f"training stopped after step {state.step} of {job.total_steps}; run the same command again to continue")
+            raise StopRequested(
+                f"training stopped after step {state.step} of {job.batches.total_steps}; run the same command again to continue"
+            )
 
 
-def _take_step(job: _Job, state: TrainingState, *, forward: nn.Module, batch: NDArray[np.int64]) -> tuple[float, bool]:
+def _take_step(job: _Job, state: TrainingState, *, forward: nn.Module, batch_PB: NDArray[np.int64]) -> tuple[float, bool]:
     """One optimizer step on a global batch.
 
     Returns:
         The mean loss over the global batch in nats, and whether any rank was asked to stop.
     """
     settings, context = job.settings, job.context
-    learning_rate = learning_rate_at(state.step, job.total_steps, settings)
+    learning_rate = learning_rate_at(state.step, job.batches.total_steps, settings)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
     # A stream for each step and rank: what dropout draws does not depend on where training was interrupted. Of the 63 bits torch's
     # generator on the CPU uses the low 32 only: that two of 10,000 steps draw the same has a chance of 1 in 86, and does no harm.
-    torch.manual_seed(stream_key(job.seed, "dropout", job.round, state.step, context.ranks.rank) % 2**63)
+    torch.manual_seed(stream_key(job.batches.seed, "dropout", job.batches.round, state.step, context.ranks.rank) % 2**63)
     state.optimizer.zero_grad(set_to_none=True)
-    loss = _add_gradients(job, state, forward=forward, batch=batch)
+    loss = _add_gradients(job, state, forward=forward, batch_PB=batch_PB)
     # After DDP all ranks have the same gradients, and so skip the same steps.
     if state.update_weights(clip_norm=settings.gradient_clip_norm) and settings.ema_decay is not None:
         state.update_average(settings.ema_decay)
@@ -237,43 +222,42 @@ def _take_step(job: _Job, state: TrainingState, *, forward: nn.Module, batch: ND
     if state.num_skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
         what = f"the gradients of {state.num_skipped_in_a_row} steps in a row were not finite"
         raise _diverged(job, what, step=state.step, learning_rate=learning_rate)
-    state.loss_sum += mean_loss * len(batch)
+    state.loss_sum += mean_loss * batch_PB.shape[1]
     return mean_loss, num_stops > 0
 
 
-def _add_gradients(job: _Job, state: TrainingState, *, forward: nn.Module, batch: NDArray[np.int64]) -> float:
+def _add_gradients(job: _Job, state: TrainingState, *, forward: nn.Module, batch_PB: NDArray[np.int64]) -> float:
     """Leave the gradients of the global batch's mean loss in the parameters, and give this rank's share of that loss."""
-    share, last = 0.0, min(job.settings.micro_batches, len(batch)) - 1
-    for number, micro in enumerate(np.array_split(batch, last + 1)):
+    num_samples, share = batch_PB.shape[1], 0.0
+    last = min(job.settings.micro_batches, num_samples) - 1
+    for number, micro_PB in enumerate(np.array_split(batch_PB, last + 1, axis=1)):
         # DDP sends gradients with the last part only, which carries those of all.
         with nullcontext() if number == last else without_sending(forward, job.context.ranks):
-            loss = _loss_sum(job, forward, micro, step=state.step) / len(batch)
+            loss = _loss_sum(job, forward, micro_PB, step=state.step) / num_samples
             # DDP averages gradients over the ranks; what is wanted is the sum of their shares.
             state.scaler.scale(loss * job.context.ranks.world_size).backward()
         share += loss.item()
     return share
 
 
-def _loss_sum(job: _Job, forward: nn.Module, batch: NDArray[np.int64], *, step: int) -> torch.Tensor:
+def _loss_sum(job: _Job, forward: nn.Module, batch_PB: NDArray[np.int64], *, step: int) -> torch.Tensor:
     """The sum of the losses of this rank's samples of a batch."""
-    part = batch[job.context.ranks.span(len(batch))]
+    num_samples = batch_PB.shape[1]
+    part_PB = batch_PB[:, job.context.ranks.span(num_samples)]
     # A rank without a part takes the first sample with weight 0: gradients travel only if every rank runs backward.
-    positions, weight = (part, 1.0) if len(part) else (batch[:1], 0.0)
-    ids_B = job.data.sample_ids_N[positions]
-    crops = SampleStreams(sample_ids_B=ids_B, seed=job.seed, purpose="crop", counters=(job.round, step))
-    x_BCHW, truth = job.data.batch(positions, device=job.context.device, crops=crops)
-    announce_batch(forward, job.context.ranks, num_samples=len(batch), counts=len(part) > 0)
+    positions_PB, weight = (part_PB, 1.0) if part_PB.size else (batch_PB[:, :1], 0.0)
+    x_BCHW, truths = job.batches.inputs(positions_PB, step=step)
+    announce_batch(forward, job.context.ranks, num_samples=num_samples, counts=part_PB.size > 0)
     with _autocast(job):
-        outputs_BK = forward(x_BCHW)
-    loss_sum = loss_of(
-        outputs_BK.float(),
-        truth,
-        job.data.task,
+        outputs_BK = forward(x_BCHW).float()
+    judge = partial(
+        loss_of,
+        task=job.data.task,
         label_smoothing=job.settings.label_smoothing,
         weight_K=None if job.weight_K is None else torch.tensor(job.weight_K, device=outputs_BK.device),
         reduction="sum",
     )
-    return loss_sum * weight
+    return weight * torch.stack([share * judge(outputs_BK, truth) for truth, share in truths]).sum()
 
 
 def _autocast(job: _Job) -> torch.autocast:
@@ -290,9 +274,9 @@ def _end_epoch(job: _Job, state: TrainingState) -> None:
     row = {
         "epoch": len(state.history) + 1,
         "step": state.step,
-        "samples_seen": job.samples_after(state.step),
+        "samples_seen": job.batches.samples_after(state.step),
         "learning_rate": learning_rate,
-        "loss": state.loss_sum / job.epoch_samples,
+        "loss": state.loss_sum / job.batches.epoch_samples,
     }
     if job.validation:
         row |= _validate(job, state, job.validation)
@@ -331,7 +315,7 @@ def _patience_is_over(job: _Job, state: TrainingState) -> bool:
 
 def _diverged(job: _Job, what: str, *, step: int, learning_rate: float) -> NonFiniteLossError:
     return NonFiniteLossError(
-        f"{what} at step {step} of {job.total_steps} (learning rate {learning_rate:.3g}, {job.settings.precision}); "
+        f"{what} at step {step} of {job.batches.total_steps} (learning rate {learning_rate:.3g}, {job.settings.precision}); "
         "set learning_rate lower, warmup_fraction higher, gradient_clip_norm to 1.0"
         + (" or precision to bfloat16 or float32" if job.settings.precision == "float16" else "")
     )

@@ -1,10 +1,12 @@
 """Settings of training. Batch sizes are global: summed over the ranks."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.core.settings import Settings
+from pipeline.core.settings import Settings, written_out
+from pipeline.methods.augmentation.mixing import Mixing
+from pipeline.methods.augmentation.transforms import Transform
 
 
 class Training(Settings):
@@ -33,6 +35,10 @@ class Training(Settings):
     """Epochs after which schedule step lowers the learning rate, each time again."""
     decay_factor: float = Field(default=0.1, gt=0, lt=1)
     """What schedule step multiplies it by."""
+    transforms: tuple[Annotated[Transform, written_out("transform")], ...] = ()
+    """Names or mappings of what changes images at random in each step, one after another, such as [crop, flip]."""
+    mixing: Annotated[Mixing, written_out("mixing")] | None = None
+    """Name or mapping of what makes one training sample of two; None leaves each by itself. Not for tokens; cutmix is for images."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target's probability that is spread evenly over all classes."""
     class_weights: Literal["equal", "balanced"] = "equal"

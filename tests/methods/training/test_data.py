@@ -125,7 +125,7 @@ SIGNALS = np.arange(600 * 2 * 9, dtype=np.float32).reshape(600, 2, 9)
 
 def crops_of(signals: SampleSet, positions: np.ndarray, *, step: int) -> np.ndarray:
     streams = SampleStreams(sample_ids_B=signals.sample_ids_N[positions], seed=0, purpose="crop", counters=(0, step))
-    return signals.batch(positions, device="cpu", crops=streams)[0].numpy()
+    return signals.batch(positions, device="cpu", streams=streams)[0].numpy()
 
 
 def test_a_crop_is_a_part_of_its_signal_that_begins_anywhere_and_anew_in_each_step():

@@ -10,6 +10,8 @@ from torch.testing import assert_close
 
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.ranks import Ranks
+from pipeline.methods.augmentation.mixing import CutMix
+from pipeline.methods.augmentation.transforms import Crop, Cutout, RandAugment
 from pipeline.methods.datasets import MnistSmall
 from pipeline.methods.models import Mlp, ResNet1dWang, SmallCnn
 from pipeline.methods.models.windows import OverWindows
@@ -33,6 +35,7 @@ VARIANTS = {
     "clipping and smoothing": {"gradient_clip_norm": 0.1, "label_smoothing": 0.1},
     "bfloat16": {"precision": "bfloat16"},
     "float16": {"precision": "float16"},
+    "changed images": {"transforms": (Crop(padding_px=1), RandAugment(), Cutout(size_px=2)), "mixing": CutMix()},
 }
 over_all_variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
 

@@ -14,6 +14,8 @@ from torch.testing import assert_close
 
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.ranks import Ranks
+from pipeline.methods.augmentation.mixing import MixUp
+from pipeline.methods.augmentation.transforms import Crop, Flip
 from pipeline.methods.models import ResNet1dWang
 from pipeline.methods.models.windows import OverWindows
 from pipeline.methods.training.data import SampleSet
@@ -29,6 +31,7 @@ SETTINGS = {
     "sgd": Training(epochs=3, batch_size=7, gradient_clip_norm=1.0, label_smoothing=0.1),
     "adamw": Training(epochs=3, batch_size=7, optimizer="adamw", learning_rate=0.001, ema_decay=0.9),
     "one": Training(epochs=1, batch_size=1),
+    "mixed": Training(epochs=2, batch_size=7, transforms=(Crop(padding_px=1), Flip()), mixing=MixUp(alpha=1.0), micro_batches=2),
     "in parts": Training(epochs=2, batch_size=7, micro_batches=3, class_weights="balanced"),
 }
 BATCH_NORM = ("sgd", "adamw", "one")

@@ -1,0 +1,85 @@
+"""What the network gets in each step of training: which samples, changed how, and with which truth.
+
+P = samples that make one (2 where they are mixed), B = batch, C = channels, H, W = pixels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.randomness import SampleStreams, generator
+from pipeline.methods.lazy import torch
+from pipeline.methods.training.data import SampleSet
+from pipeline.methods.training.schedule import epoch_order
+from pipeline.methods.training.settings import Training
+
+Truths = list[tuple[torch.Tensor, float]]
+"""What a network should say of a batch: truths, see `SampleSet.batch`, with the share of the loss that each has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """The batches of one training, the same on any number of ranks and after any interruption."""
+
+    data: SampleSet
+    settings: Training
+    seed: int
+    round: int
+    num_extra: int
+    """Samples drawn a second time each epoch."""
+    device: str
+
+    @property
+    def epoch_samples(self) -> int:
+        """Samples of one epoch."""
+        return len(self.data) + self.num_extra
+
+    @property
+    def epoch_steps(self) -> int:
+        """Optimizer steps of one epoch."""
+        return -(-self.epoch_samples // self.settings.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of all epochs."""
+        return self.settings.epochs * self.epoch_steps
+
+    def samples_after(self, step: int) -> int:
+        """Samples seen in the first `step` steps; the last batch of an epoch may be a small one."""
+        epochs, steps = divmod(step, self.epoch_steps)
+        return epochs * self.epoch_samples + steps * self.settings.batch_size
+
+    def after(self, step: int) -> Iterator[NDArray[np.int64]]:
+        """(P, B): the global batches of all steps from this one on, as positions in `data`: samples, and what each is mixed with."""
+        size = self.settings.batch_size
+        for epoch in range(step // self.epoch_steps, self.settings.epochs):
+            order = epoch_order(len(self.data), self.num_extra, seed=self.seed, purpose="order", counters=(self.round, epoch))
+            first = step % self.epoch_steps if epoch == step // self.epoch_steps else 0
+            for number, start in enumerate(range(first * size, len(order), size), start=first):
+                yield self._with_others(order[start : start + size], step=epoch * self.epoch_steps + number)
+
+    def _with_others(self, batch: NDArray[np.int64], *, step: int) -> NDArray[np.int64]:
+        mixing = self.settings.mixing
+        if mixing is None:
+            return batch[None]
+        drawn = generator(self.seed, "others", self.round, step)
+        return np.stack([batch, drawn.permutation(batch)]) if drawn.random() < mixing.probability else batch[None]
+
+    def inputs(self, positions_PB: NDArray[np.int64], *, step: int) -> tuple[torch.Tensor, Truths]:
+        """Samples (B, C, H, W) as the network gets them in this step, and their truths."""
+        # A sample that is also what another is mixed with is read and changed once.
+        needed, place_PB = (positions_PB[0], None) if len(positions_PB) == 1 else np.unique(positions_PB, return_inverse=True)
+        streams = SampleStreams(
+            sample_ids_B=self.data.sample_ids_N[needed], seed=self.seed, purpose="training", counters=(self.round, step)
+        )
+        x_BCHW, truth = self.data.batch(needed, device=self.device, streams=streams, transforms=self.settings.transforms)
+        if place_PB is None or self.settings.mixing is None:
+            return x_BCHW, [(truth, 1.0)]
+        first_B, other_B = torch.from_numpy(place_PB.reshape(positions_PB.shape)).to(self.device)
+        drawn = generator(self.seed, "mixing", self.round, step)
+        x_BCHW, share = self.settings.mixing(x_BCHW[first_B], x_BCHW[other_B], drawn=drawn)
+        return x_BCHW, [(truth[first_B], share), (truth[other_B], 1.0 - share)]
