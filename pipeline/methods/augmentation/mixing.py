@@ -1,5 +1,8 @@
 """What training makes of two samples: the network sees a mixture, and its loss is that of both truths, each by its share.
 
+Each sample draws for itself whether and how it is mixed: one draw for a whole batch, as in most published code, makes the batches of a
+training differ more than they need to.
+
 B = batch, C = channels, H, W = pixels. MixUp takes signals (B, C, T) and features (B, F) as well.
 """
 
@@ -8,8 +11,10 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
+from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
 from pipeline.methods.lazy import torch
 from pipeline.methods.tasks import Kind
@@ -20,62 +25,67 @@ class Mixer(Protocol):
 
     kinds: ClassVar[tuple[Kind, ...]]
     """The samples that it can mix."""
-    probability: float
-    """Of a batch to be mixed."""
 
-    def __call__(self, x_BCHW: torch.Tensor, other_BCHW: torch.Tensor, *, drawn: np.random.Generator) -> tuple[torch.Tensor, float]:
-        """Mix each sample with another one; all of a batch in the same way.
+    def __call__(self, x_BCHW: torch.Tensor, other_BCHW: torch.Tensor, *, streams: SampleStreams) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mix each sample with another one.
 
         Args:
             x_BCHW: normalised samples.
             other_BCHW: what each is mixed with, of the same shape.
-            drawn: decides how.
+            streams: one a sample of `x_BCHW`: what becomes of it depends on nothing but its id and the stream's name.
 
         Returns:
-            The mixtures, of the same shape, and the share that the first samples have in them, in [0, 1].
+            The mixtures, of the same shape, and the share (B,) that each sample has in its own, in [0, 1], float32.
         """
         ...
 
 
-class MixUp(Settings):
+class Mix(Settings):
+    """Fields that the rules below have in common; not a rule itself."""
+
+    probability: float = Field(default=1.0, gt=0, le=1)
+    """Of a sample to be mixed."""
+    alpha: float = Field(default=1.0, gt=0)
+    """Both parameters of the beta distribution that a sample's share is drawn from; 1 draws all shares alike, less mixes less."""
+
+    def shares(self, streams: SampleStreams) -> NDArray[np.float64]:
+        """(B,) as drawn; 1 for samples that are not mixed."""
+        from scipy.special import betaincinv  # Not at the top: settings are checked without the .1 s that it takes.
+
+        mixed_B, share_B = streams.named("share").uniform(2).T
+        return np.where(mixed_B < self.probability, betaincinv(self.alpha, self.alpha, share_B), 1.0)
+
+
+class MixUp(Mix):
     """Weighted mean of two samples (Zhang et al. 2017, arXiv:1710.09412)."""
 
     kinds: ClassVar[tuple[Kind, ...]] = ("image", "signal", "features")
     mixing: Literal["mixup"] = "mixup"
-    alpha: float = Field(default=0.2, gt=0)
-    """Both parameters of the beta distribution that shares are drawn from; 1 draws all shares alike, less mixes less."""
-    probability: float = Field(default=1.0, gt=0, le=1)
-    """Of a batch to be mixed."""
 
-    def __call__(self, x_BCHW: torch.Tensor, other_BCHW: torch.Tensor, *, drawn: np.random.Generator) -> tuple[torch.Tensor, float]:
+    def __call__(self, x_BCHW: torch.Tensor, other_BCHW: torch.Tensor, *, streams: SampleStreams) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Mixer`."""
-        share = drawn.beta(self.alpha, self.alpha)
-        return other_BCHW.lerp(x_BCHW, share), share
+        share_B = torch.from_numpy(self.shares(streams)).to(x_BCHW)
+        return other_BCHW.lerp(x_BCHW, share_B.view(-1, *[1] * (x_BCHW.ndim - 1))), share_B.float()
 
 
-class CutMix(Settings):
+class CutMix(Mix):
     """A rectangle of each image comes out of another (Yun et al. 2019, arXiv:1905.04899)."""
 
     kinds: ClassVar[tuple[Kind, ...]] = ("image",)
     mixing: Literal["cutmix"] = "cutmix"
-    alpha: float = Field(default=1.0, gt=0)
-    """Both parameters of the beta distribution that the share of pixels kept is drawn from; 1 draws all shares alike."""
-    probability: float = Field(default=0.5, gt=0, le=1)
-    """Of a batch to be mixed."""
 
-    def __call__(self, x_BCHW: torch.Tensor, other_BCHW: torch.Tensor, *, drawn: np.random.Generator) -> tuple[torch.Tensor, float]:
+    def __call__(self, x_BCHW: torch.Tensor, other_BCHW: torch.Tensor, *, streams: SampleStreams) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Mixer`. The share is that of the pixels that were kept: less of a rectangle counts that the border cuts off."""
-        side = np.sqrt(1.0 - drawn.beta(self.alpha, self.alpha))
-        rows, columns = (self._extent(size, side, drawn) for size in x_BCHW.shape[2:])
-        mixed_BCHW = x_BCHW.clone()
-        mixed_BCHW[:, :, rows, columns] = other_BCHW[:, :, rows, columns]
-        cut = (rows.stop - rows.start) * (columns.stop - columns.start)
-        return mixed_BCHW, 1.0 - cut / x_BCHW[0, 0].numel()
+        side_B, centre_B2 = np.sqrt(1.0 - self.shares(streams)), streams.named("place").uniform(2)
+        rows_BH, columns_BW = (_extents(size, side_B, centre_B) for size, centre_B in zip(x_BCHW.shape[2:], centre_B2.T, strict=True))
+        cut_BHW = torch.from_numpy(rows_BH[:, :, None] & columns_BW[:, None, :]).to(x_BCHW.device)
+        return torch.where(cut_BHW[:, None], other_BCHW, x_BCHW), 1.0 - cut_BHW.float().mean((1, 2))
 
-    def _extent(self, size: int, side: float, drawn: np.random.Generator) -> slice:
-        """Where the rectangle lies along one axis: about any pixel, as long as it is inside."""
-        centre, half = int(drawn.integers(size)), int(size * side) // 2
-        return slice(max(centre - half, 0), min(centre + half, size))
+
+def _extents(size: int, side_B: NDArray[np.float64], centre_B: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(B, size) where the rectangles lie along one axis: about any pixel, as long as it is inside."""
+    places, middle_B1, half_B1 = np.arange(size), (centre_B * size).astype(int)[:, None], (side_B * size).astype(int)[:, None] // 2
+    return (places >= middle_B1 - half_B1) & (places < middle_B1 + half_B1)
 
 
 Mixing = Annotated[MixUp | CutMix, Field(discriminator="mixing")]

@@ -17,8 +17,9 @@ from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.schedule import epoch_order
 from pipeline.methods.training.settings import Training
 
-Truths = list[tuple[torch.Tensor, float]]
-"""What a network should say of a batch: truths, see `SampleSet.batch`, with the share of the loss that each has."""
+Truths = list[tuple[torch.Tensor, torch.Tensor | None]]
+"""What a network should say of a batch: truths, see `SampleSet.batch`, each with the share (B,) that it has in its sample's loss; None
+is all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,23 +64,28 @@ class Batches:
                 yield self._with_others(order[start : start + size], step=epoch * self.epoch_steps + number)
 
     def _with_others(self, batch: NDArray[np.int64], *, step: int) -> NDArray[np.int64]:
-        mixing = self.settings.mixing
-        if mixing is None:
+        """The batch, and where samples are mixed the same batch in another order."""
+        if self.settings.mixing is None:
             return batch[None]
-        drawn = generator(self.seed, "others", self.round, step)
-        return np.stack([batch, drawn.permutation(batch)]) if drawn.random() < mixing.probability else batch[None]
+        return np.stack([batch, generator(self.seed, "others", self.round, step).permutation(batch)])
 
     def inputs(self, positions_PB: NDArray[np.int64], *, step: int) -> tuple[torch.Tensor, Truths]:
         """Samples (B, C, H, W) as the network gets them in this step, and their truths."""
+        if self.settings.mixing is None:
+            x_BCHW, truth = self._changed(positions_PB[0], step=step)
+            return x_BCHW, [(truth, None)]
         # A sample that is also what another is mixed with is read and changed once.
-        needed, place_PB = (positions_PB[0], None) if len(positions_PB) == 1 else np.unique(positions_PB, return_inverse=True)
-        streams = SampleStreams(
-            sample_ids_B=self.data.sample_ids_N[needed], seed=self.seed, purpose="training", counters=(self.round, step)
-        )
-        x_BCHW, truth = self.data.batch(needed, device=self.device, streams=streams, transforms=self.settings.transforms)
-        if place_PB is None or self.settings.mixing is None:
-            return x_BCHW, [(truth, 1.0)]
+        needed, place_PB = np.unique(positions_PB, return_inverse=True)
+        x_BCHW, truth = self._changed(needed, step=step)
         first_B, other_B = torch.from_numpy(place_PB.reshape(positions_PB.shape)).to(self.device)
-        drawn = generator(self.seed, "mixing", self.round, step)
-        x_BCHW, share = self.settings.mixing(x_BCHW[first_B], x_BCHW[other_B], drawn=drawn)
-        return x_BCHW, [(truth[first_B], share), (truth[other_B], 1.0 - share)]
+        streams = self._streams(positions_PB[0], step=step).named("mixing")
+        x_BCHW, share_B = self.settings.mixing(x_BCHW[first_B], x_BCHW[other_B], streams=streams)
+        return x_BCHW, [(truth[first_B], share_B), (truth[other_B], 1.0 - share_B)]
+
+    def _changed(self, positions: NDArray[np.int64], *, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        streams = self._streams(positions, step=step)
+        return self.data.batch(positions, device=self.device, streams=streams, transforms=self.settings.transforms)
+
+    def _streams(self, positions: NDArray[np.int64], *, step: int) -> SampleStreams:
+        ids_B = self.data.sample_ids_N[positions]
+        return SampleStreams(sample_ids_B=ids_B, seed=self.seed, purpose="training", counters=(self.round, step))

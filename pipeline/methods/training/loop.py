@@ -250,14 +250,20 @@ def _loss_sum(job: _Job, forward: nn.Module, batch_PB: NDArray[np.int64], *, ste
     announce_batch(forward, job.context.ranks, num_samples=num_samples, counts=part_PB.size > 0)
     with _autocast(job):
         outputs_BK = forward(x_BCHW).float()
+    return weight * torch.stack([_weighed(job, outputs_BK, truth, share_B) for truth, share_B in truths]).sum()
+
+
+def _weighed(job: _Job, outputs_BK: torch.Tensor, truth: torch.Tensor, share_B: torch.Tensor | None) -> torch.Tensor:
+    """The sum of the losses of some samples, each by the share that the truth has in it."""
     judge = partial(
         loss_of,
-        task=job.data.task,
+        outputs_BK,
+        truth,
+        job.data.task,
         label_smoothing=job.settings.label_smoothing,
         weight_K=None if job.weight_K is None else torch.tensor(job.weight_K, device=outputs_BK.device),
-        reduction="sum",
     )
-    return weight * torch.stack([share * judge(outputs_BK, truth) for truth, share in truths]).sum()
+    return judge(reduction="sum") if share_B is None else (share_B * judge()).sum()
 
 
 def _autocast(job: _Job) -> torch.autocast:
