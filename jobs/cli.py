@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import sys
+from collections import Counter
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +40,7 @@ from pipeline.core.settings import SettingsError
 from pipeline.core.store import Store
 
 if TYPE_CHECKING:
-    from jobs.experiment import Experiment
+    from jobs.experiment import Experiment, Run
 
 
 @app.callback(invoke_without_command=True)
@@ -68,27 +69,33 @@ def begin(
         )
 
 
-def _load(name: str, overrides: list[str], data: Path, *, strict: bool) -> "Experiment":
-    """An experiment, less the runs whose data are not there."""
-    from jobs.experiment import load_experiment
+def _lacking(run: "Run", data: Path) -> str | None:
+    """Which file a run lacks, and what to do about it; None if all is there."""
     from jobs.fetch import fetched_with
+    from pipeline.methods.models import given_weights
+
+    if missing := run.config.data.missing_files(data):
+        names = [str(run.flat[name]) for name in ("data", "data.base") if name in run.flat]
+        line = f"data set {' over '.join(names)}: {missing[0]} is not there; put the files under ATTRAIN_DATA ({data})"
+        fetched = fetched_with(missing[0], data, sources=run.config.data.sources, dataset=names[-1])
+        return f"{line}, or run `attrain fetch {fetched}`" if fetched else line
+    given = given_weights(run.config.model, data)
+    if given is None or given.path.is_file():
+        return None
+    return f"model {run.config.model.model} with weights: {given.path} is not there; {given.remedy}"
+
+
+def _load(name: str, overrides: list[str], data: Path, *, strict: bool) -> "Experiment":
+    """An experiment, less the runs whose data or weights are not there."""
+    from jobs.experiment import load_experiment
 
     experiment = load_experiment(name, overrides=overrides)
-    kept, absent = [], {}
-    for position, run in enumerate(experiment.runs):
-        missing = run.config.data.missing_files(data)
-        if missing:
-            names = [run.flat[name] for name in ("data", "data.base") if name in run.flat]
-            absent.setdefault(" over ".join(names), (missing, []))[1].append(run)
-        else:
-            kept.append(position)
-    for dataset, (missing, runs) in absent.items():
-        line = f"data set {dataset}: {missing[0]} is not there; put the files under ATTRAIN_DATA ({data})"
-        if fetched := fetched_with(missing[0], data, sources=runs[0].config.data.sources, dataset=dataset.split()[-1]):
-            line += f", or run `attrain fetch {fetched}`"
+    lacking = [_lacking(run, data) for run in experiment.runs]
+    kept, absent = [position for position, line in enumerate(lacking) if line is None], Counter(filter(None, lacking))
+    for line, num_runs in absent.items():
         if strict or not kept:
             raise SettingsError(line)
-        console.print(Text(f"left out: {len(runs)} runs of {line}", style="yellow"))
+        console.print(Text(f"left out: {num_runs} runs of {line}", style="yellow"))
     remaining = experiment.only(kept) if absent else experiment
     if remaining.file.table.control != experiment.file.table.control:
         console.print(Text(f"no differences are shown: the control arm {experiment.file.table.control!r} is left out", style="yellow"))

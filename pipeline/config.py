@@ -16,9 +16,10 @@ from pipeline.methods.attribution import (
     TrueLabel,
 )
 from pipeline.methods.augmentation import Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
-from pipeline.methods.datasets import Additive, Dataset, MnistSmall, News20, PtbXl
+from pipeline.methods.datasets import Additive, Dataset, MnistSmall, News20, PtbXl, Shortcut
+from pipeline.methods.datasets.splits import ImageSettings
 from pipeline.methods.metrics import PREDICTION, Agreement, Evaluation, ExactCounterpart, KnownTruth, TopK
-from pipeline.methods.models import Model, Oracle, SmallCnn, TextModel
+from pipeline.methods.models import ImageModel, ImagenetModel, Model, Oracle, SmallCnn, TextModel
 from pipeline.methods.tasks import TokenMaps
 from pipeline.methods.training.settings import Retraining, Training
 
@@ -57,6 +58,27 @@ class RunConfig(Settings):
             raise ValueError(
                 "early_stop_epochs needs validation data, but data.folds is 1; set data.folds to 2 or more, or leave early_stop_epochs out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> "RunConfig":
+        """Refuse a network that nothing trains, and weights that would see images of another scale than they were trained on."""
+        weights = self.model.weights if isinstance(self.model, ImageModel | ImagenetModel) else None
+        if self.pretraining.epochs == 0 and weights is None:
+            raise ValueError("pretraining.epochs 0 takes given weights as they are; set model.weights, or epochs to 1 or more")
+        if self.retraining.epochs == 0:
+            raise ValueError("retraining.epochs must be 1 or more, got 0; set augmentation.rule to none to go on without retraining")
+        if weights == "torchvision" and isinstance(self.data, ImageSettings | Shortcut) and self.data.scale is None:
+            raise ValueError(
+                "model.weights torchvision were trained on images normalised as ImageNet's; set data.normalise "
+                f"{'of the base ' if isinstance(self.data, Shortcut) else ''}to imagenet, or to a mean and std of your own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_layout(self) -> "RunConfig":
+        if self.data.kind != "image" and (self.pretraining.channels_last or self.retraining.channels_last):
+            raise ValueError(f"channels_last is for images, and data set {self.data.dataset} has {self.data.kind}; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError, model_validator
@@ -33,6 +34,18 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def _listed(name: str) -> str:
     """A name as one of a list: in quotes where it has a comma itself."""
     return repr(name) if "," in name else name
+
+
+def beneath(path: str, *, wanted: str) -> str:
+    """A path from ATTRAIN_DATA, which leads nowhere else: the same on all machines, as it is part of keys.
+
+    Raises:
+        ValueError: the path is absolute, empty or leads out of the folder; says what was wanted.
+    """
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+        raise ValueError(f"wanted {wanted}, got {path!r}; put it there, or a link to it")
+    return str(parts)
 
 
 class Settings(BaseModel):

@@ -3,8 +3,8 @@
 prepare:   index.parquet (INDEX), samples.npy (see tasks.FORMS), dataset.json; values.npy (float32, N K) where samples have labels or
            values, masks.npy (bool, N H W) where the data set has masks; of text vocabulary.txt, a word a line, and vectors.npy
            (float32, V E) where words have some
-pretrain, retrain: weights.safetensors, model.json, history.json, tensorboard/ (the history, as TensorBoard scalars); of text
-           vocabulary.txt
+pretrain, retrain: weights.safetensors, model.json (settings, facts of the data, file and sha256 of given weights), history.json,
+           tensorboard/ (the history, as TensorBoard scalars); of text vocabulary.txt
 attribute: attributions.npy (float32, one row a row of the table), attributed.parquet (ATTRIBUTED)
 augment:   samples.npy (as that of prepare), augmented.parquet (AUGMENTED), sources.npy (int64), augmentation.json
 evaluate:  metrics.json; of classes predictions.parquet (PREDICTIONS) and confusion.parquet (CONFUSION), of labels and values
@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.context import Context
 from pipeline.core.randomness import stream_key
 from pipeline.core.settings import parse, plain
 from pipeline.core.tables import AUGMENTED, INDEX, read_table
 from pipeline.methods.lazy import torch
-from pipeline.methods.models import Model, ModelSettings
+from pipeline.methods.models import Model, ModelSettings, given_weights
 from pipeline.methods.tasks import Task
 from pipeline.methods.training.data import SampleSet, concatenate
 from pipeline.methods.training.scalars import write_history
@@ -243,6 +244,24 @@ def fresh_network(model: ModelSettings, prepared: Prepared, *, seed: int, device
     return network.to(device)
 
 
+def initial_network(model: ModelSettings, prepared: Prepared, *, seed: int, context: Context) -> tuple["nn.Module", dict[str, Any] | None]:
+    """The network that training begins with, and what is to be recorded of the weights that it was given; None of fresh ones.
+
+    Raises:
+        WeightFileError: the file of weights is missing, damaged or of another network.
+    """
+    network = fresh_network(model, prepared, seed=seed, device=context.device)
+    given = given_weights(model, context.data_root)
+    if given is None:
+        return network, None
+    from pipeline.methods.models.weights import load_weights
+
+    origin = load_weights(network, given)
+    if context.ranks.is_first:
+        print(f"weights: {given.path} (sha256 {origin['sha256'][:16]}...), head {origin['head']}", flush=True)
+    return network, origin
+
+
 def _built(model: Any, facts: DatasetFacts) -> "nn.Module":
     if facts.crop_steps is None:
         return model.build(input_shape=facts.input_shape, num_outputs=facts.num_outputs, **facts.of_text)
@@ -260,13 +279,14 @@ def write_model(
     facts: DatasetFacts,
     history: Sequence[Mapping[str, Any]],
     vocabulary: Sequence[str] = (),
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
-    """Weights, what is needed to build the network again and to feed it, and how training went."""
+    """Weights, what is needed to build the network again and to feed it, how training went, and `origin`: what it was given at first."""
     from safetensors.torch import save_file
 
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "weights.safetensors")
     # With the facts of its data: whoever has the folder can build the network and feed it.
-    write_json(folder / "model.json", {"model": plain(settings), "data": asdict(facts)})
+    write_json(folder / "model.json", {"model": plain(settings), "data": asdict(facts)} | ({"weights": origin} if origin else {}))
     write_vocabulary(folder, vocabulary)
     write_json(folder / "history.json", history)
     write_history(folder, history)

@@ -16,8 +16,8 @@ from pipeline.core.context import Context
 from pipeline.core.settings import SettingsError
 from pipeline.core.step import Stage
 from pipeline.core.tables import INDEX, write_table
-from pipeline.methods.datasets import Dataset, Samples
-from pipeline.methods.datasets.splits import stratified_folds
+from pipeline.methods.datasets import Dataset, Samples, Shortcut
+from pipeline.methods.datasets.splits import ImageSettings, Scale, stratified_folds
 from pipeline.stages.artifacts import DatasetFacts, write_array, write_vocabulary
 from pipeline.stages.sharing import Columns, SharedArray, gather_columns
 
@@ -99,11 +99,14 @@ def facts_of(data: Dataset, samples: Samples, train_NCHW: NDArray[Any]) -> Datas
     if data.kind == "tokens":
         return _facts_of_text(data, samples)
     is_image = data.kind == "image"
+    given = data.scale if isinstance(data, ImageSettings | Shortcut) else None
     mean_C, std_C = (_statistics if is_image else _float_statistics)(train_NCHW)
     if data.normalised_by == "all":
         mean_C, std_C = _of_all(mean_C, std_C)
     if data.normalised_by == "nothing":
         mean_C, std_C = np.zeros_like(mean_C), np.ones_like(std_C)
+    if given is not None:
+        mean_C, std_C = _given(given, num_channels=train_NCHW.shape[1])
     inner = tuple(axis for axis in range(train_NCHW.ndim) if axis != 1)
     lowest_C, highest_C = (np.zeros_like(mean_C), np.ones_like(mean_C)) if is_image else (train_NCHW.min(inner), train_NCHW.max(inner))
     return DatasetFacts(
@@ -133,6 +136,14 @@ def _facts_of_text(data: Dataset, samples: Samples) -> DatasetFacts:
         num_words=len(samples.vocabulary),
         vector_size=0 if samples.vectors_VE is None else samples.vectors_VE.shape[1],
     )
+
+
+def _given(scale: Scale, *, num_channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each channel, as the settings have them."""
+    if len(scale.mean) not in (1, num_channels):
+        raise SettingsError(f"data.normalise has {len(scale.mean)} means, but images have {num_channels} channels; give one, or one each")
+    mean_C, std_C = (np.broadcast_to(np.array(value, dtype=np.float64), num_channels) for value in (scale.mean, scale.std))
+    return mean_C, std_C
 
 
 def _statistics(images_NCHW: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

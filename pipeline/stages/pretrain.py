@@ -4,18 +4,28 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.core.context import Context
+from pipeline.core.settings import SettingsError
 from pipeline.core.step import Stage
 from pipeline.methods.models import Model
 from pipeline.methods.training.settings import Training
-from pipeline.stages.artifacts import Prepared, fresh_network, write_model
+from pipeline.stages.artifacts import Prepared, initial_network, write_model
 
 
 def run(seed: int, model: Model, pretraining: Training, *, inputs: Mapping[str, Path], out: Path, context: Context) -> None:
-    """Train from weights drawn from `seed`."""
+    """Train from weights drawn from `seed`, or from those that the model's settings name.
+
+    Raises:
+        SettingsError: the given weights have another head than is wanted, and no epoch trains one.
+    """
     from pipeline.methods.training.loop import train
 
     prepared = Prepared(inputs["prepare"])
-    network = fresh_network(model, prepared, seed=seed, device=context.device)
+    network, origin = initial_network(model, prepared, seed=seed, context=context)
+    if pretraining.epochs == 0 and origin is not None and origin["head"] == "fresh":
+        raise SettingsError(
+            f"pretraining.epochs is 0, but {origin['file']} has no head for {prepared.facts.num_outputs} outputs, and a fresh one knows "
+            "nothing; set pretraining.epochs to 1 or more, by choice with trained_blocks 0"
+        )
     validation = prepared.samples("validation") if "validation" in prepared.splits else None
     result = train(network, prepared.samples("train"), pretraining, seed=seed, round=0, context=context, validation=validation)
     context.metrics.update(
@@ -26,7 +36,7 @@ def run(seed: int, model: Model, pretraining: Training, *, inputs: Mapping[str, 
     )
     if context.ranks.is_first:
         facts, vocabulary = prepared.facts, prepared.vocabulary
-        write_model(out, network, settings=model, facts=facts, history=result.history, vocabulary=vocabulary)
+        write_model(out, network, settings=model, facts=facts, history=result.history, vocabulary=vocabulary, origin=origin)
 
 
 STAGE = Stage(name="pretrain", needs=("prepare",), provides="model", run=run, version=4)

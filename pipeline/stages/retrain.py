@@ -10,7 +10,7 @@ from pipeline.core.step import Stage
 from pipeline.methods.models import Model
 from pipeline.methods.training.data import SampleSet, concatenate
 from pipeline.methods.training.settings import Retraining
-from pipeline.stages.artifacts import Made, Prepared, fresh_network, read_model, write_model
+from pipeline.stages.artifacts import Made, Prepared, initial_network, read_model, write_model
 
 
 def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: Mapping[str, Path], out: Path, context: Context) -> None:
@@ -23,9 +23,9 @@ def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: 
 
     prepared = Prepared(inputs["prepare"])
     if retraining.start == "scratch":
-        network = fresh_network(model, prepared, seed=seed, device=context.device)
+        network, origin = initial_network(model, prepared, seed=seed, context=context)
     else:
-        network = read_model(inputs["model"], device=context.device)
+        network, origin = read_model(inputs["model"], device=context.device), None
     data, num_extra, num_made = training_set(prepared, inputs["augment"])
     validation = prepared.samples("validation") if "validation" in prepared.splits else None
     result = train(network, data, retraining, seed=seed, round=round, context=context, validation=validation, num_extra=num_extra)
@@ -39,7 +39,7 @@ def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: 
     )
     if context.ranks.is_first:
         facts, vocabulary = prepared.facts, prepared.vocabulary
-        write_model(out, network, settings=model, facts=facts, history=result.history, vocabulary=vocabulary)
+        write_model(out, network, settings=model, facts=facts, history=result.history, vocabulary=vocabulary, origin=origin)
 
 
 def training_set(prepared: Prepared, augment: Path) -> tuple[SampleSet, int, int]:

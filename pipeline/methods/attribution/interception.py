@@ -35,6 +35,8 @@ MAX_POOLS: dict[Function, tuple[Function, int]] = {
 }
 """The same function with `return_indices`, and how many axes it pools over."""
 RULED = "ReLU, ReLU6, LeakyReLU, ELU, Sigmoid, Tanh, Softplus, GELU, SiLU and max-pooling in one and two dimensions"
+NAMED = 8
+"""Most calls that an error lists."""
 # fmt: off
 UNRULED = frozenset((
     "softmax", "softmin", "log_softmax", "logsumexp", "layer_norm", "group_norm", "instance_norm", "rms_norm", "normalize",
@@ -288,7 +290,9 @@ def _refuse_lost_sum(phi_BF: Tensor, score_B: Tensor, start_B: Tensor, caught: I
     if not (lost_B := gap_B > allowed_B).any():
         return
     worst = int((gap_B - allowed_B).argmax())
-    seen = ", ".join(caught.unruled) or "none that is known by name, so a compiled part or an operator of its own"
+    named, others = [*caught.unruled][:NAMED], len(caught.unruled) - NAMED
+    seen = ", ".join(named) or "none that is known by name, so a compiled part or an operator of its own"
+    seen += f" and {others} more" if others > 0 else ""
     raise ValueError(
         f"deep_lift: attributions of {int(lost_B.sum())} of {len(gap_B)} samples do not sum to f(x) - f(baseline), the worst at position "
         f"{worst} by {float(gap_B[worst]):.3g} of {float(score_B[worst] - start_B[worst]):.3g}; it has rules for {RULED}, and the model "

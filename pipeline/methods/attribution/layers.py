@@ -91,15 +91,21 @@ class _Scan:
     """Of the patches: the positions of the last convolution before the first attention."""
     num_before_attention: int | None = None
     """Places ahead of the last attention; None where there is none."""
+    channels_are_last: bool = False
+    """Between two permutations, as in ConvNeXt and Swin: outputs are (B, h, w, D)."""
 
     def before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Hook ahead of an attention."""
         self.num_before_attention = len(self.places)
 
-    def after(self, layer: str, module: nn.Module, output: Any) -> None:
+    def after(self, layer: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Hook behind any module."""
         call = self.calls[layer] = self.calls.get(layer, -1) + 1
         if not isinstance(output, torch.Tensor):
+            return
+        if type(module).__name__ == "Permute":  # torchvision.ops.Permute, whose import takes a second.
+            self.channels_are_last = vars(module)["dims"][-1] == 1
+        if self.channels_are_last or _repeats(module, inputs[0], output):
             return
         if isinstance(module, torch.nn.modules.conv._ConvNd) and self.num_before_attention is None:
             self.grid = tuple(output.shape[2:])
@@ -120,6 +126,11 @@ class _Scan:
         return places[-1] if places else None
 
 
+def _repeats(module: nn.Module, given: torch.Tensor, output: torch.Tensor) -> bool:
+    """Whether a pooling gives more positions than it gets, as VGG's does on small images: some are then the same."""
+    return isinstance(module, torch.nn.modules.pooling._AdaptiveAvgPoolNd) and output.shape[2:].numel() > given.shape[2:].numel()
+
+
 def find_place(model: nn.Module, x_BCHW: torch.Tensor, *, layer: str | None, method: str) -> Place:
     """The last call of a layer whose output has positions, found by one forward pass of one sample.
 
@@ -137,7 +148,7 @@ def find_place(model: nn.Module, x_BCHW: torch.Tensor, *, layer: str | None, met
     handles = []
     with removed_after(handles), torch.no_grad():
         for name, module in model.named_modules():
-            handles.append(module.register_forward_hook(lambda part, _, output, name=name: scan.after(name, part, output)))
+            handles.append(module.register_forward_hook(lambda part, given, output, name=name: scan.after(name, part, given, output)))
             if isinstance(module, torch.nn.MultiheadAttention):
                 handles.append(module.register_forward_pre_hook(scan.before))
         model(x_BCHW[:1])

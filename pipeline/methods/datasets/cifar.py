@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
 from pipeline.methods.datasets.sources import CIFAR_10_FILES, CIFAR_100_FILES, Source
-from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
+from pipeline.methods.datasets.splits import ImageSettings, stratified_subset
 
 SHAPE = (3, 32, 32)
 ARRAY_PARTS = {
@@ -63,7 +63,7 @@ CIFAR_100 = Layout(
 )
 
 
-class Cifar10(SplitSettings):
+class Cifar10(ImageSettings):
     """60,000 colour images of 10 classes, 32 x 32 (Krizhevsky 2009), from cifar-10-batches-py or cifar-10-python.tar.gz."""
 
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
@@ -81,7 +81,7 @@ class Cifar10(SplitSettings):
         return _load(self, CIFAR_10, root)
 
 
-class Cifar100(SplitSettings):
+class Cifar100(ImageSettings):
     """60,000 colour images of 100 classes, 32 x 32 (Krizhevsky 2009), from cifar-100-python or cifar-100-python.tar.gz."""
 
     test_splits: ClassVar[tuple[str, ...]] = ("test",)

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
 from pipeline.methods.datasets.sources import MNIST_FILES, Source
-from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
+from pipeline.methods.datasets.splits import ImageSettings, stratified_subset
 
 FOLDER = Path("MNIST/raw")
 PREFIXES = {"train": "train", "test": "t10k"}
 
 
-class Mnist(SplitSettings):
+class Mnist(ImageSettings):
     """70,000 handwritten digits, 28 x 28 grey (LeCun et al. 1998, doi:10.1109/5.726791), from MNIST/raw/*-ubyte[.gz]."""
 
     sources: ClassVar[tuple[Source, ...]] = MNIST_FILES

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import AfterValidator, Field
 
+from pipeline.core.settings import beneath
 from pipeline.methods.datasets.samples import DataFileError, Samples
-from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
+from pipeline.methods.datasets.splits import ImageSettings, stratified_subset
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """Read here. Pillow knows others, some of which start programs to draw them."""
@@ -31,18 +32,11 @@ NAMED = 10
 MOST_THREADS = 16
 
 
-def _beneath(folder: str) -> str:
-    path = PurePosixPath(folder)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise ValueError(f"wanted a folder under ATTRAIN_DATA, such as flowers, got {folder!r}; put it there, or a link to it")
-    return str(path)
+Folder = Annotated[str, AfterValidator(partial(beneath, wanted="a folder under ATTRAIN_DATA, such as flowers"))]
+"""Path of a folder from ATTRAIN_DATA."""
 
 
-Folder = Annotated[str, AfterValidator(_beneath)]
-"""Path of a folder from ATTRAIN_DATA: the same on all machines, as it is part of keys."""
-
-
-class ImageSettings(SplitSettings):
+class StoredImages(ImageSettings):
     """The fields of data sets whose images lie in files of their own or in tables."""
 
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
@@ -51,7 +45,7 @@ class ImageSettings(SplitSettings):
     log and counted in the record (num_skipped)."""
 
 
-class OwnImages(ImageSettings):
+class OwnImages(StoredImages):
     """The fields of data sets of images of one's own; not a data set itself."""
 
     num_classes: int = Field(ge=2)
@@ -118,7 +112,7 @@ class Reading:
 
 
 def load_splits(
-    settings: ImageSettings, splits: Mapping[str, ImageList], *, form: ImageForm, output_names: Sequence[str], refuse_shared: bool = False
+    settings: StoredImages, splits: Mapping[str, ImageList], *, form: ImageForm, output_names: Sequence[str], refuse_shared: bool = False
 ) -> Samples:
     """The samples of a data set: its share of each split, read, with what cannot be read refused or left out.
 
@@ -158,7 +152,7 @@ def load_splits(
     )
 
 
-def _share(settings: ImageSettings, split: str, images: ImageList) -> ImageList:
+def _share(settings: StoredImages, split: str, images: ImageList) -> ImageList:
     num_kept = settings.num_train if split == "train" else settings.num_test
     if num_kept is None:
         return images

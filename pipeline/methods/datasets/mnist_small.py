@@ -14,14 +14,14 @@ from pyarrow import csv
 from pydantic import Field, model_validator
 
 from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
-from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
+from pipeline.methods.datasets.splits import ImageSettings, stratified_subset
 
 NUM_DIGITS = 5000
 SIDE_PX = 28
 FILE = Path("data/data/mnist_5k.csv.gz")
 
 
-class MnistSmall(SplitSettings):
+class MnistSmall(ImageSettings):
     """5,000 handwritten digits, 28 x 28 grey, embedded: nothing to download."""
 
     test_splits: ClassVar[tuple[str, ...]] = ("test",)

@@ -20,6 +20,7 @@ from pipeline.methods.datasets.image_table import ImageTable
 from pipeline.methods.datasets.mnist_small import MnistSmall
 from pipeline.methods.datasets.samples import NormalisedBy, Samples
 from pipeline.methods.datasets.sources import Source
+from pipeline.methods.datasets.splits import Scale
 from pipeline.methods.datasets.tiny_imagenet import TinyImagenet
 from pipeline.methods.tasks import Kind, Task
 
@@ -59,6 +60,11 @@ class Shortcut(Settings):
     def sources(self) -> tuple[Source, ...]:
         """Those of the base."""
         return self.base.sources
+
+    @property
+    def scale(self) -> Scale | None:
+        """That of the base."""
+        return self.base.scale
 
     @property
     def num_outputs(self) -> int:

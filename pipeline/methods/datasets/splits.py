@@ -3,7 +3,7 @@
 N = samples
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,38 @@ class SplitSettings(FoldSettings):
         if self.num_train is not None and self.num_train < self.folds:
             raise ValueError(f"{self.folds} folds need at least as many training samples, got num_train {self.num_train}; set folds lower")
         return self
+
+
+class Scale(Settings):
+    """Mean and standard deviation of each channel, in [0, 1] units of pixel / 255."""
+
+    mean: tuple[float, ...] = Field(strict=False)
+    """A number a channel, or one for all."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(strict=False)
+    """Likewise, above 0."""
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> "Scale":
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ValueError(f"wanted as many means as deviations, one or more, got {len(self.mean)} and {len(self.std)}")
+        return self
+
+
+IMAGENET = Scale(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""With which weights published for ImageNet were trained (torchvision.transforms, and most others)."""
+
+
+class ImageSettings(SplitSettings):
+    """The fields of data sets of images."""
+
+    normalise: Literal["imagenet"] | Scale | None = None
+    """What images are centred at and divided by for the model: ImageNet's mean and standard deviation, which weights that are published
+    for it want, or {mean: [...], std: [...]} in [0, 1]; None takes those of the training images."""
+
+    @property
+    def scale(self) -> Scale | None:
+        """What `normalise` names."""
+        return IMAGENET if self.normalise == "imagenet" else self.normalise
 
 
 def _shuffled_by_class(labels_N: NDArray[np.integer], *, seed: int, purpose: str) -> NDArray[np.int64]:

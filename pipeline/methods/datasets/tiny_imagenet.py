@@ -17,7 +17,7 @@ from pydantic import Field
 
 from pipeline.core.settings import SettingsError
 from pipeline.methods.datasets.image_table import missing_tables, read_tables, table_files
-from pipeline.methods.datasets.images import ImageForm, ImageList, ImageSettings, load_splits
+from pipeline.methods.datasets.images import ImageForm, ImageList, StoredImages, load_splits
 from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
 from pipeline.methods.datasets.sources import TINY_IMAGENET_FILES, Source
 
@@ -29,7 +29,7 @@ SPLITS = {"train": "train", "test": "valid"}
 VAL = FOLDER / "val" / "val_annotations.txt"
 
 
-class TinyImagenet(ImageSettings):
+class TinyImagenet(StoredImages):
     """110,000 colour images of 200 classes, 64 x 64, with boxes around what they show. The val part is the test split.
 
     The published test part has no labels. Classes are numbered in the order of their wnids.

@@ -1,9 +1,7 @@
-"""Residual networks: the small ones of the CIFAR experiments, and torchvision's.
+"""The residual networks of the CIFAR experiments.
 
 B = batch, C = channels, D = feature maps, H, W = pixels, h, w = pixels after strides, K = outputs
 """
-
-from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -61,25 +59,3 @@ class CifarResNet(nn.Module):
 def _stage(before: int, after: int, *, num_blocks: int, stride: int) -> nn.Sequential:
     rest = (Block(after, after, stride=1) for _ in range(num_blocks - 1))
     return nn.Sequential(Block(before, after, stride=stride), *rest)
-
-
-def torchvision_resnet(
-    name: Literal["resnet18", "resnet34", "resnet50"],
-    input_shape: tuple[int, ...],
-    *,
-    stem: Literal["imagenet", "cifar"],
-    num_outputs: int,
-) -> nn.Module:
-    """torchvision's network of this name for images of any number of channels; the stem is as `Stem` says."""
-    from pipeline.methods.vision import torchvision
-
-    models = {"resnet18": torchvision.models.resnet18, "resnet34": torchvision.models.resnet34, "resnet50": torchvision.models.resnet50}
-    network = models[name](weights=None, num_classes=num_outputs)
-    if stem == "cifar":
-        network.conv1 = _convolution(input_shape[0], 64)
-        network.register_module("maxpool", nn.Identity())
-    else:
-        network.conv1 = nn.Conv2d(input_shape[0], 64, kernel_size=7, stride=2, padding=3, bias=False)
-    # As torchvision does with the one that it made.
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    return network

@@ -23,12 +23,14 @@ from pipeline.methods.inference import judged, loss_of
 from pipeline.methods.lazy import torch
 from pipeline.methods.training.batches import Batches
 from pipeline.methods.training.checkpoint import Saver, newest, read
+from pipeline.methods.training.compilation import compiled
 from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.ddp import announce_batch, barrier, broadcast_text, sum_over_ranks, without_sending, wrapped
 from pipeline.methods.training.scalars import Scalars, scalars
 from pipeline.methods.training.schedule import learning_rate_at
 from pipeline.methods.training.settings import Training
-from pipeline.methods.training.state import TrainingState
+from pipeline.methods.training.state import TrainingState, lay_out
+from pipeline.methods.training.transfer import partly_frozen, train_mode
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,14 +121,14 @@ def train(
         SettingsError: there are no training samples, or early stopping has no validation data.
     """
     _check(data, settings, validation=validation)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    if settings.epochs == 0 or not any(parameter.requires_grad for parameter in model.parameters()):
         model.to(context.device).eval()
         return TrainingResult(samples_seen=0, num_steps=0, num_skipped_steps=0, final_loss=None, epochs_run=0, history=[])
     batches = Batches(data=data, settings=settings, seed=seed, round=round, num_extra=num_extra, device=context.device)
     job = _Job(batches=batches, context=context, validation=validation)
-    state = TrainingState.start(model, settings, device=context.device)
-    _restore(state, context)
-    with _random_state_kept(context.device), scalars(context) as write:
+    with partly_frozen(model, settings), _random_state_kept(context.device), scalars(context) as write:
+        state = TrainingState.start(model, settings, device=context.device)
+        _restore(state, context)
         _run(job, state, write)
     return _end(job, state)
 
@@ -142,6 +144,8 @@ def _end(job: _Job, state: TrainingState) -> TrainingResult:
     """Leave the model with the averaged weights, where they are wanted, and in eval mode."""
     if state.average is not None:
         state.model.load_state_dict(state.average)
+    if job.settings.channels_last:
+        lay_out(state.model, torch.contiguous_format)
     state.model.eval()
     return TrainingResult(
         samples_seen=job.batches.samples_after(state.step),
@@ -175,8 +179,8 @@ def _random_state_kept(device: str) -> Iterator[None]:
 def _run(job: _Job, state: TrainingState, write: Scalars) -> None:
     """All steps that are left; checkpoints between them."""
     context, saver = job.context, Saver(job.context)
-    forward = wrapped(state.model, context.ranks)
-    state.model.train()
+    forward = wrapped(compiled(state.model) if job.settings.compile else state.model, context.ranks)
+    train_mode(state.model, job.settings)
     for batch_PB in () if _patience_is_over(job, state) else job.batches.after(state.step):
         loss, stop = _take_step(job, state, forward=forward, batch_PB=batch_PB)
         epoch_ended = state.step % job.batches.epoch_steps == 0
@@ -207,7 +211,7 @@ def _take_step(job: _Job, state: TrainingState, *, forward: nn.Module, batch_PB:
     settings, context = job.settings, job.context
     learning_rate = learning_rate_at(state.step, job.batches.total_steps, settings)
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["rate_share"]
     # A stream for each step and rank: what dropout draws does not depend on where training was interrupted. Of the 63 bits torch's
     # generator on the CPU uses the low 32 only: that two of 10,000 steps draw the same has a chance of 1 in 86, and does no harm.
     torch.manual_seed(stream_key(job.batches.seed, "dropout", job.batches.round, state.step, context.ranks.rank) % 2**63)
@@ -247,6 +251,8 @@ def _loss_sum(job: _Job, forward: nn.Module, batch_PB: NDArray[np.int64], *, ste
     # A rank without a part takes the first sample with weight 0: gradients travel only if every rank runs backward.
     positions_PB, weight = (part_PB, 1.0) if part_PB.size else (batch_PB[:, :1], 0.0)
     x_BCHW, truths = job.batches.inputs(positions_PB, step=step)
+    if job.settings.channels_last:
+        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
     announce_batch(forward, job.context.ranks, num_samples=num_samples, counts=part_PB.size > 0)
     with _autocast(job):
         outputs_BK = forward(x_BCHW).float()
@@ -305,7 +311,7 @@ def _validate(job: _Job, state: TrainingState, validation: SampleSet) -> dict[st
             outputs_BK, loss_B = judged(forward, x_BCHW, truth, task=validation.task, dtype=torch.float32)
         loss_sum += loss_B.double().sum().item()
         num_right += int((outputs_BK.argmax(dim=1) == truth).sum()) if validation.task == "classes" else 0
-    state.model.train()
+    train_mode(state.model, job.settings)
     loss, right = sum_over_ranks([loss_sum, num_right], context.ranks)
     found = {"validation_loss": loss / len(validation)}
     return found | {"validation_accuracy": right / len(validation)} if validation.task == "classes" else found

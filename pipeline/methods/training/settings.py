@@ -12,8 +12,8 @@ from pipeline.methods.augmentation.transforms import Transform
 class Training(Settings):
     """How a network is trained."""
 
-    epochs: int = Field(default=5, ge=1)
-    """Passes over the training data."""
+    epochs: int = Field(default=5, ge=0)
+    """Passes over the training data; 0 takes `model.weights` as they are, and is for pretraining only."""
     batch_size: int = Field(default=64, ge=1)
     """Samples of one optimizer step, over all ranks; the last batch of an epoch may be smaller."""
     learning_rate: float = Field(default=0.05, gt=0)
@@ -55,10 +55,20 @@ class Training(Settings):
     """Decay a step of the running mean of the weights, which replaces them at the end; None keeps the last weights."""
     early_stop_epochs: int | None = Field(default=None, ge=1)
     """Ends training after so many epochs without a lower validation loss, with the weights of the last one; None trains all."""
+    trained_blocks: int | None = Field(default=None, ge=0)
+    """Blocks that are trained beside the head, counted from it; 0 trains the head alone, None everything. Blocks are the children of the
+    network that have weights; a Sequential counts as its children, a transformer's encoder as its layers. What is not trained
+    stays in eval mode: its batch normalisation keeps its statistics, and its dropout leaves nothing out."""
+    head_learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the head, the last of these children, on the same schedule; None takes `learning_rate`."""
+    channels_last: bool = False
+    """Keeps images and weights of convolutions with the channels innermost while training, which many GPUs are faster with."""
+    compile: bool = False
+    """Compiles the network for training (torch.compile), which takes a C++ compiler and a minute or so; all else uses it as it is."""
 
 
 class Retraining(Training):
     """How a network is trained once more, on what augmentation made."""
 
     start: Literal["pretrained", "scratch"] = "pretrained"
-    """Weights to start from: those that were explained, or fresh ones."""
+    """Weights to start from: those that were explained, or those that pretraining started from."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.methods.lazy import torch
 from pipeline.methods.training.settings import Training
+from pipeline.methods.training.transfer import head_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,13 +31,37 @@ OPTIMIZERS: dict[str, Callable[[Groups, Training], torch.optim.Optimizer]] = {"s
 
 
 def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """The optimizer over all trainable parameters; those of one axis (biases, scales) do not decay."""
+    """The optimizer over all trainable parameters; those of one axis (biases, scales) do not decay.
+
+    `rate_share` of a group says what its learning rate is, as a share of that of the step.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trainable if parameter.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
+    in_head = set[int]()
+    if settings.head_learning_rate is not None:
+        in_head = {id(parameter) for parameter in head_of(model).parameters()}
+    groups = _groups([parameter for parameter in trainable if id(parameter) not in in_head], settings, rate_share=1.0)
+    if settings.head_learning_rate is not None:
+        head = [parameter for parameter in trainable if id(parameter) in in_head]
+        groups += _groups(head, settings, rate_share=settings.head_learning_rate / settings.learning_rate)
     return OPTIMIZERS[settings.optimizer](groups, settings)
+
+
+def _groups(parameters: list[nn.Parameter], settings: Training, *, rate_share: float) -> Groups:
+    return [
+        {
+            "params": [parameter for parameter in parameters if (parameter.ndim > 1) == decays],
+            "weight_decay": decay,
+            "rate_share": rate_share,
+        }
+        for decays, decay in ((True, settings.weight_decay), (False, 0.0))
+    ]
+
+
+def lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Change the order in which weights of two-dimensional convolutions lie in memory; their values and names stay."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +87,8 @@ class TrainingState:
     def start(cls, model: nn.Module, settings: Training, *, device: str) -> TrainingState:
         """The state before the first step; moves the model to the device."""
         model.to(device)
+        if settings.channels_last:
+            lay_out(model, torch.channels_last)
         kind = torch.device(device).type
         return cls(
             model=model,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.testing import assert_close
 
 from pipeline.methods.attribution import (
     Background,
@@ -20,6 +21,7 @@ from pipeline.methods.attribution import (
     Zero,
     attribute,
 )
+from pipeline.methods.models import ConvNextTiny, EfficientNetB0, Vgg16
 from tests.methods.attribution.support import EXACT, IMAGE, batch_of, linear, relu_net, smooth_net
 
 ACTIVATIONS = [
@@ -335,3 +337,29 @@ def test_no_hook_and_no_rule_is_left_behind(method, fails):
     torch.relu(value).sum().neg().backward()
     assert value.grad is not None
     assert value.grad.tolist() == [0.0, -1.0]
+
+
+def explained(settings):
+    """Deep_lift of one image on a network of torchvision's, and the difference of scores that it should sum to."""
+    torch.manual_seed(0)
+    model = settings.build(input_shape=(3, 32, 32), num_outputs=3).double().eval()
+    x_BCHW, score, background = batch_of((3, 32, 32), num=1)
+    found = attribute(DeepLift(baseline=Zero()), model, x_BCHW, score, background=background)
+    with torch.no_grad():
+        return found.sum_B, score(model(x_BCHW)) - score(model(torch.zeros_like(x_BCHW)))
+
+
+def test_deep_lift_sums_up_on_vgg():
+    sum_B, difference_B = explained(Vgg16())
+    assert difference_B.abs().min() > 1e-4
+    assert_close(sum_B, difference_B, rtol=1e-9, atol=0)  # float64
+
+
+@pytest.mark.parametrize(
+    ("settings", "without_rule"),
+    [(EfficientNetB0(), r"mul in layer 'features\.1\.0\.block\.1'"), (ConvNextTiny(), r"layer_norm in layer 'features\.0\.1'")],
+    ids=["efficientnet_b0", "convnext_tiny"],
+)
+def test_deep_lift_names_what_it_has_no_rule_for_and_not_all_of_it(settings, without_rule):
+    with pytest.raises(ValueError, match=rf"without one: {without_rule}, .* and \d+ more\. Take method integrated_gradients"):
+        explained(settings)

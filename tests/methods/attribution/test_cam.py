@@ -21,7 +21,7 @@ from pipeline.methods.attribution import (
     attribute,
 )
 from pipeline.methods.attribution.layers import find_place
-from pipeline.methods.models import SmallCnn
+from pipeline.methods.models import ConvNextTiny, EfficientNetB0, Linear, ResNet18, ResNet20, SmallCnn, Vgg16, Vit
 from tests.methods.attribution.support import EXACT, batch_of
 
 CAMS = (GradCam, GradCamPlusPlus, HiResCam, LayerCam, XGradCam, EigenCam)
@@ -279,3 +279,33 @@ def test_hooks_are_gone_after_an_error():
 
 def test_every_cam_is_in_the_union():
     assert set(CAMS) <= set(members(Attribution).values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "side", "layer", "grid"),
+    [
+        (ResNet20(), 32, "layer3", (8, 8)),
+        (ResNet18(), 64, "layer4", (2, 2)),
+        (EfficientNetB0(), 64, "features", (2, 2)),
+        (EfficientNetB0(), 32, "features.6.0.block.0", (2, 2)),
+        (ConvNextTiny(), 64, "features", (2, 2)),
+        # Behind it is one position, where channels that are last would pass for rows and columns.
+        (ConvNextTiny(), 32, "features.6.0", (2, 2)),
+        (Vgg16(), 64, "features", (2, 2)),
+        # Behind it is one position, which the pooling repeats 49 times.
+        (Vgg16(), 32, "features.29", (2, 2)),
+        (Vit(patch_px=8), 64, "encoder.layers.encoder_layer_3.ln_1", (8, 8)),
+    ],
+    ids=lambda value: getattr(value, "model", str(value)),
+)
+def test_the_last_layer_of_a_network_that_keeps_positions_is_found(settings, side, layer, grid):
+    model = settings.build(input_shape=(3, side, side), num_outputs=3).eval()
+    place = find_place(model, torch.rand(2, 3, side, side), layer=None, method="grad_cam")
+    assert (place.layer, place.grid) == (layer, grid)
+
+
+def test_a_linear_model_has_no_layer_for_class_activation_maps():
+    x, score, background = batch_of(IMAGE)
+    model = Linear().build(input_shape=IMAGE, num_outputs=3).double().eval()
+    with pytest.raises(ValueError, match="no layer that keeps positions was found in the model"):
+        GradCam()(model, x, score, background=background)

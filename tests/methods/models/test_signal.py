@@ -6,10 +6,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from pipeline.methods.attribution import Background, GradCam, Score
-from pipeline.methods.models import MODELS, Inception1d, Mlp, ResNet1dWang, XResNet1d
+from pipeline.methods.models import MODELS, Inception1d, Linear, Mlp, ResNet1dWang, XResNet1d
 from pipeline.methods.models.windows import OverWindows
 
-OF_SIGNALS = [cls() for cls in MODELS if "signal" in cls.kinds and cls is not Mlp] + [XResNet1d(depth=18), XResNet1d(depth=50)]
+OF_SIGNALS = [cls() for cls in MODELS if "signal" in cls.kinds and cls not in (Mlp, Linear)] + [XResNet1d(depth=18), XResNet1d(depth=50)]
 over_all_models = pytest.mark.parametrize("model", OF_SIGNALS, ids=repr)
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 """float64; the order of sums may differ with the batch size."""

@@ -36,6 +36,9 @@ VARIANTS = {
     "bfloat16": {"precision": "bfloat16"},
     "float16": {"precision": "float16"},
     "changed images": {"transforms": (Crop(padding_px=1), RandAugment(), Cutout(size_px=2)), "mixing": CutMix()},
+    "part of it": {"trained_blocks": 1, "head_learning_rate": 0.1},
+    "head": {"trained_blocks": 0, "ema_decay": 0.8},
+    "channels last": {"channels_last": True},
 }
 over_all_variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
 

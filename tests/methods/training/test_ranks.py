@@ -32,9 +32,10 @@ SETTINGS = {
     "adamw": Training(epochs=3, batch_size=7, optimizer="adamw", learning_rate=0.001, ema_decay=0.9),
     "one": Training(epochs=1, batch_size=1),
     "mixed": Training(epochs=2, batch_size=7, transforms=(Crop(padding_px=1), Flip()), mixing=MixUp(alpha=1.0), micro_batches=2),
+    "part of it": Training(epochs=2, batch_size=7, trained_blocks=1, head_learning_rate=0.1),
     "in parts": Training(epochs=2, batch_size=7, micro_batches=3, class_weights="balanced"),
 }
-BATCH_NORM = ("sgd", "adamw", "one")
+BATCH_NORM = ("sgd", "adamw", "one", "part of it")
 FLOAT16 = Training(epochs=6, batch_size=5, precision="float16")
 
 

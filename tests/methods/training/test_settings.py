@@ -87,6 +87,6 @@ def test_a_step_taken_in_parts_is_the_same_step(num):
 
 
 def test_settings_that_cannot_be_are_refused():
-    for field, value in (("epochs", 0), ("learning_rate", 0.0), ("momentum", 1.0), ("ema_decay", 1.0), ("warmup_fraction", 1.0)):
+    for field, value in (("epochs", -1), ("learning_rate", 0.0), ("momentum", 1.0), ("ema_decay", 1.0), ("warmup_fraction", 1.0)):
         with pytest.raises(ValueError, match=field):
             Training(**{field: value})
