@@ -9,7 +9,9 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.core.settings import members
+from pipeline.methods.augmentation.aba import Aba
 from pipeline.methods.augmentation.change import Changer, NoAugmentation, ReplaceBottom, ReplaceRandom, ReplaceTop, SameCompute
+from pipeline.methods.augmentation.guide import Noise
 from pipeline.methods.augmentation.select import ClassBalanced, Misclassified, RandomFraction, SelectAll, Selector, Worst
 
 Selection = Annotated[
@@ -22,17 +24,24 @@ Augmentation = Annotated[
     Field(discriminator="rule"),
 ]
 
+Guidance = Annotated[Aba | Noise, Field(discriminator="guide")]
+
 SELECTIONS = tuple(members(Selection).values())
 AUGMENTATIONS = tuple(members(Augmentation).values())
+GUIDES = tuple(members(Guidance).values())
 
 __all__ = [
     "AUGMENTATIONS",
+    "GUIDES",
     "SELECTIONS",
+    "Aba",
     "Augmentation",
     "Changer",
     "ClassBalanced",
+    "Guidance",
     "Misclassified",
     "NoAugmentation",
+    "Noise",
     "RandomFraction",
     "ReplaceBottom",
     "ReplaceRandom",

@@ -1,0 +1,140 @@
+"""Augmentation by attribution inside the training step: what raises or lowers an output is pushed up or down before the network learns.
+
+B = batch, C = channels, H, W = pixels, K = outputs, U = units of one sample that move together, R = patterns of a set.
+Signals (B, C, T), features (B, F) and vectors of words (B, E, L) work the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from pipeline.core.randomness import SampleStreams
+from pipeline.core.settings import Settings
+from pipeline.methods.attribution.engine import as_found
+from pipeline.methods.attribution.target import Score
+from pipeline.methods.augmentation.guide import Learner
+from pipeline.methods.inference import full_float32
+from pipeline.methods.lazy import torch
+from pipeline.methods.sample_streams import uniform_on
+from pipeline.methods.tasks import Kind
+
+Pattern = tuple[int, int, int]
+"""Which way low, middle and high units move: -1 down, 0 not at all, 1 up."""
+ALL_PATTERNS: tuple[Pattern, ...] = tuple((low, middle, high) for low in (-1, 0, 1) for middle in (-1, 0, 1) for high in (-1, 0, 1))
+"""The 27 there are; the 14th leaves all as it is."""
+STAY: Pattern = (0, 0, 0)
+LOW_UP, LOW_DOWN, MIDDLE_UP, MIDDLE_DOWN, HIGH_UP, HIGH_DOWN = (1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)
+PATTERNS: dict[str, tuple[Pattern, ...]] = {
+    "challenger": (STAY, STAY, STAY, STAY, LOW_UP, LOW_DOWN, HIGH_UP, HIGH_DOWN),
+    "mend": (MIDDLE_UP, MIDDLE_DOWN, LOW_UP, LOW_DOWN, HIGH_UP, HIGH_DOWN),
+    "fast": (STAY, STAY, LOW_UP, LOW_DOWN, HIGH_UP, HIGH_DOWN, (-1, 0, 1), (1, 0, -1)),
+}
+"""Of each variant, one of which a sample draws: those of the published table, of which repeated ones are drawn more often."""
+
+
+class Aba(Settings):
+    """Move the features that speak most for or against an output (challenger, mend) or all of them by their sign (fast).
+
+    Published for images, texts and ECGs as attribution-based augmentation; one more forward pass and a backward pass to the input.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("image", "signal", "features")
+    guide: Literal["aba"] = "aba"
+    variant: Literal["challenger", "mend", "fast"] = "challenger"
+    """challenger: half of the samples stay, of others the lowest or highest units move by `strength`; mend: all samples change, also in
+    their middle, by `strength` times the size of a normal number; fast: as mend, but signs tell low from high, without sorting."""
+    strength: float = Field(gt=0)
+    """How far a unit moves, in standard deviations of the data (units of the normalised sample)."""
+    target: Literal["random_rank", "label", "predicted", "loss"] = "random_rank"
+    """What is attributed: the logit of a class of random rank, a rank a sample; that of the label or of the prediction; or the loss, its
+    sign turned, so that high units always speak for what is attributed. Labels, any number a sample, have the loss only."""
+    k: int = Field(default=3, ge=1)
+    """random_rank draws the rank from 1, the prediction, to this."""
+    quantiles: tuple[float, float] = Field(default=(0.1, 0.9), strict=False)
+    """Shares of the units that are below the middle, and below the high ones; fast has none."""
+    unit: Literal["feature", "pixel"] = "feature"
+    """What moves together: each value for itself; or all channels of a place, ranked by their sum."""
+    ranking: Literal["attribution", "inverted", "random"] = "attribution"
+    """What low and high are of: the attribution; its opposite; or numbers drawn at random, the control of equal size."""
+    every: int = Field(default=1, ge=1)
+    """Acts in every n-th step; others are plain."""
+    clamp: bool = False
+    """Whether moved values stay within the range of the data."""
+
+    @model_validator(mode="after")
+    def _check_quantiles(self) -> Aba:
+        low, high = self.quantiles
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"quantiles must be 0 <= low < high <= 1, got {low:g} and {high:g}")
+        return self
+
+    def __call__(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
+        """Samples whose pattern is to stay are the same bit for bit. See `Guide`."""
+        x_BCHW = x_BCHW.detach()
+        level_BCHW = self.levels(self._ranked(x_BCHW, truth, learner=learner, streams=streams))
+        patterns = PATTERNS[self.variant]
+        drawn_B = (streams.named("pattern").uniform(1)[:, 0] * len(patterns)).astype(np.int64)
+        size_B = np.ones(len(x_BCHW)) if self.variant == "challenger" else np.abs(streams.named("size").normal(1)[:, 0])
+        push_B3 = torch.from_numpy(self.strength * size_B[:, None] * np.array(patterns)[drawn_B]).to(x_BCHW)
+        push_BCHW = push_B3.gather(1, level_BCHW.flatten(1).long() + 1).view_as(x_BCHW) if x_BCHW.numel() else x_BCHW
+        moved_BCHW = x_BCHW + push_BCHW
+        return moved_BCHW.clamp(learner.lowest_C11, learner.highest_C11) if self.clamp else moved_BCHW
+
+    def _ranked(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
+        """(B, C, H, W) what tells low from high."""
+        if self.ranking == "random":
+            shape = x_BCHW.shape if self.unit == "feature" else (len(x_BCHW), 1, *x_BCHW.shape[2:])
+            noise = uniform_on(x_BCHW.device, streams.named("ranking"), math.prod(shape[1:]))
+            return (noise - 0.5).to(x_BCHW.dtype).view(shape).expand_as(x_BCHW)
+        phi_BCHW = self.attributed(x_BCHW, truth, learner=learner, streams=streams)
+        if self.unit == "pixel":
+            phi_BCHW = phi_BCHW.sum(1, keepdim=True).expand_as(phi_BCHW)
+        return -phi_BCHW if self.ranking == "inverted" else phi_BCHW
+
+    def attributed(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
+        """(B, C, H, W) signed gradient of the target by the input, in eval mode, with no trace left in the network."""
+        with as_found(learner.model) as model, torch.enable_grad(), full_float32():
+            x_BCHW = x_BCHW.detach().requires_grad_()
+            outputs_BK = model(x_BCHW)
+            score = self._score(outputs_BK.detach(), truth, streams=streams)
+            (phi_BCHW,) = torch.autograd.grad(score(outputs_BK).sum(), x_BCHW)
+        return phi_BCHW
+
+    def _score(self, outputs_BK: torch.Tensor, truth: torch.Tensor, *, streams: SampleStreams) -> Score:
+        if self.target == "loss":
+            if truth.ndim == 1:
+                return Score(truth, of="log_probability")
+            return Score(torch.full((len(truth),), -1, device=truth.device), of="log_probability", labels_BK=truth)
+        if self.target == "label":
+            return Score(truth)
+        most = 1 if self.target == "predicted" else min(self.k, outputs_BK.shape[1])
+        rank_B = torch.from_numpy((streams.named("rank").uniform(1)[:, 0] * most).astype(np.int64)).to(outputs_BK.device)
+        return Score(outputs_BK.topk(most, dim=1).indices.gather(1, rank_B[:, None])[:, 0])
+
+    def levels(self, ranked_BCHW: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -1 for low, 0 for middle and 1 for high units, by the numbers that rank them."""
+        if self.variant == "fast":
+            return ranked_BCHW.sign()
+        of_pixels = self.unit == "pixel" and ranked_BCHW.ndim > 2
+        ranked_BU = (ranked_BCHW[:, 0] if of_pixels else ranked_BCHW).flatten(1)
+        num_units = ranked_BU.shape[1]
+        # Rounded first: 1 - 0.9 is a little less than 0.1, and 0.1 of 30 units a little more than 3.
+        num_low, num_high = (math.ceil(round(share * num_units, 6)) for share in (self.quantiles[0], 1 - self.quantiles[1]))
+        num_high = min(num_high, num_units - num_low)
+        level_BU = extreme(ranked_BU, num_high).to(ranked_BU.dtype) - extreme(-ranked_BU.flip(1), num_low).flip(1).to(ranked_BU.dtype)
+        shape = (len(ranked_BCHW), 1, *ranked_BCHW.shape[2:]) if of_pixels else ranked_BCHW.shape
+        return level_BU.view(shape).expand_as(ranked_BCHW)
+
+
+def extreme(ranked_BU: torch.Tensor, number: int) -> torch.Tensor:
+    """(B, U) true for exactly that many of the highest numbers; of equal ones the last come first."""
+    if number == 0:
+        return torch.zeros_like(ranked_BU, dtype=torch.bool)
+    least_B1 = ranked_BU.kthvalue(ranked_BU.shape[1] - number + 1, dim=1, keepdim=True).values
+    above_BU, equal_BU = ranked_BU > least_B1, ranked_BU == least_B1
+    wanted_B1 = number - above_BU.sum(1, keepdim=True)
+    return above_BU | (equal_BU & (equal_BU.flip(1).cumsum(1).flip(1) <= wanted_B1))

@@ -1,0 +1,215 @@
+"""Augmentation by attribution moves exactly the units that its pattern names, by what its settings say, and leaves no trace."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from pipeline.core.randomness import SampleStreams
+from pipeline.core.settings import SettingsError, parse
+from pipeline.methods.augmentation import GUIDES, Aba, Noise
+from pipeline.methods.augmentation.aba import ALL_PATTERNS, PATTERNS, extreme
+from pipeline.methods.augmentation.guide import Learner
+
+NUM, FEATURES, CLASSES = 200, 30, 4
+RANDOM = np.random.default_rng(0)
+X = torch.from_numpy(RANDOM.normal(size=(NUM, FEATURES)))
+LABELS = torch.from_numpy(RANDOM.integers(0, CLASSES, size=NUM))
+WEIGHT = torch.from_numpy(RANDOM.normal(size=(CLASSES, FEATURES)))
+VARIANTS = tuple(PATTERNS)
+
+
+def linear():
+    model = nn.Linear(FEATURES, CLASSES, bias=False, dtype=torch.float64)
+    model.load_state_dict({"weight": WEIGHT})
+    return model
+
+
+def learner_of(model=None):
+    return Learner(model=model or linear(), lowest_C11=torch.tensor(-2.0).double(), highest_C11=torch.tensor(2.0).double())
+
+
+def streams_of(ids=None, *, step=0):
+    ids = np.arange(NUM) if ids is None else ids
+    return SampleStreams(sample_ids_B=ids, seed=0, purpose="training", counters=(0, step))
+
+
+def moved(guide, x=X, labels=LABELS, *, learner=None, streams=None):
+    return guide(x, labels, learner=learner or learner_of(), streams=streams or streams_of())
+
+
+def quantile_levels(phi_BU):
+    """By sorting, to the letter: the lowest and the highest tenth."""
+    order = phi_BU.argsort(dim=1, stable=True)
+    level_BU, tenth = torch.zeros_like(phi_BU), -(-phi_BU.shape[1] // 10)
+    return level_BU.scatter(1, order[:, :tenth], -1.0).scatter(1, order[:, -tenth:], 1.0)
+
+
+def test_there_are_27_patterns_and_those_of_the_variants_are_among_them():
+    assert len(set(ALL_PATTERNS)) == 27
+    assert ALL_PATTERNS[13] == (0, 0, 0)
+    assert {pattern for patterns in PATTERNS.values() for pattern in patterns} <= set(ALL_PATTERNS)
+    assert {variant: patterns.count((0, 0, 0)) / len(patterns) for variant, patterns in PATTERNS.items()} == {
+        "challenger": 0.5,
+        "mend": 0.0,
+        "fast": 0.25,
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_sample_moves_by_a_pattern_of_its_variant_at_the_units_it_names(variant):
+    """The network is linear: the attribution of a class is its row of weights."""
+    guide, used = Aba(variant=variant, strength=0.3, target="label"), set()
+    phi_BU = WEIGHT[LABELS]
+    level_BU = phi_BU.sign() if variant == "fast" else quantile_levels(phi_BU)
+    for push_U, level_U in zip(moved(guide) - X, level_BU, strict=True):
+        by_level = [push_U[level_U == level].unique() for level in (-1, 0, 1)]
+        # x + push - x gives the push up to the rounding of float64.
+        amounts = [float(values[0]) if len(values) else 0.0 for values in by_level]
+        assert all(float(values.max() - values.min()) < 1e-12 for values in by_level if len(values))
+        largest = max(abs(amount) for amount in amounts)
+        used.add(tuple(round(amount / largest) if largest > 1e-12 else 0 for amount in amounts))
+        if variant == "challenger":
+            assert largest == 0 or largest == pytest.approx(0.3)
+    assert used == set(PATTERNS[variant])
+
+
+def test_the_size_of_a_push_of_mend_is_that_of_a_normal_number():
+    sizes = (moved(Aba(variant="mend", strength=2.0, target="label")) - X).abs().amax(1) / 2.0
+    assert abs(float(sizes.mean()) - (2 / np.pi) ** 0.5) < 4 * (1 - 2 / np.pi) ** 0.5 / NUM**0.5
+    assert (sizes > 0).all()
+
+
+def test_half_of_the_samples_of_challenger_stay_bit_for_bit():
+    found = moved(Aba(strength=0.3))
+    stays = (found == X).all(1)
+    assert abs(int(stays.sum()) - NUM / 2) < 4 * (NUM / 4) ** 0.5
+
+
+@pytest.mark.parametrize("guide", [*(Aba(variant=variant, strength=0.3) for variant in VARIANTS), Noise(distance=1.0)], ids=str)
+def test_what_becomes_of_a_sample_does_not_depend_on_its_batch(guide):
+    whole, order = moved(guide), RANDOM.permutation(NUM)[:40]
+    part = moved(guide, X[order], LABELS[order], streams=streams_of(order))
+    # The gradient of a linear network does not depend on the batch either, in any bit.
+    assert torch.equal(part, whole[order])
+    assert not torch.equal(moved(guide, streams=streams_of(step=1)), whole)
+
+
+def test_ranks_are_drawn_a_sample_and_evenly_from_the_k_highest():
+    outputs_BK = X @ WEIGHT.T
+    ranked_BK = outputs_BK.argsort(1, descending=True)
+    guide = Aba(strength=0.3, k=3)
+    score = guide._score(outputs_BK, LABELS, streams=streams_of())
+    rank_B = (ranked_BK == score.target_B[:, None]).int().argmax(1)
+    counts = np.bincount(rank_B, minlength=CLASSES)
+    assert counts[3] == 0
+    assert ((counts[:3] - NUM / 3) ** 2 / (NUM / 3)).sum() < 13.8  # Chi-square of 2 degrees of freedom: exceeded once in 1,000.
+    only = Aba(strength=0.3, target="predicted")._score(outputs_BK, LABELS, streams=streams_of())
+    assert torch.equal(only.target_B, outputs_BK.argmax(1))
+
+
+def test_the_attribution_of_the_loss_speaks_for_the_truth():
+    """Minus the gradient of the cross-entropy by the input of a linear network is the label's row less the mean row."""
+    guide = Aba(strength=0.3, target="loss")
+    phi_BU = guide.attributed(X, LABELS, learner=learner_of(), streams=streams_of())
+    wanted = WEIGHT[LABELS] - (X @ WEIGHT.T).softmax(1) @ WEIGHT
+    assert_close(phi_BU, wanted)
+
+
+def test_the_attribution_of_labels_is_of_their_loss():
+    labels_BK = (torch.rand(NUM, CLASSES, generator=torch.Generator().manual_seed(0)) < 0.5).double()
+    phi_BU = Aba(strength=0.3, target="loss").attributed(X, labels_BK, learner=learner_of(), streams=streams_of())
+    wanted = (labels_BK - (X @ WEIGHT.T).sigmoid()) @ WEIGHT / CLASSES
+    assert_close(phi_BU, wanted)
+
+
+def test_inverted_attribution_swaps_low_and_high_and_random_units_are_as_many():
+    plain, inverted, random = (
+        moved(Aba(strength=0.3, target="label", ranking=ranking)) - X for ranking in ("attribution", "inverted", "random")
+    )
+    assert torch.equal((plain != 0).sum(1), (inverted != 0).sum(1))
+    assert torch.equal((plain != 0).sum(1), (random != 0).sum(1))
+    assert_close(plain.norm(dim=1), random.norm(dim=1))
+    one_level = [(levels != 0) for levels in (plain, inverted, random)]
+    assert not torch.equal(one_level[0], one_level[2])
+    level_BU = quantile_levels(WEIGHT[LABELS])
+    active = (plain != 0).any(1)
+    assert ((level_BU[active] == -1) == one_level[0][active]).all(1).sum() == ((level_BU[active] == 1) == one_level[1][active]).all(1).sum()
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 12])
+def test_extreme_units_are_exactly_as_many_also_where_most_are_equal(number):
+    ranked_BU = torch.zeros(5, 12)
+    ranked_BU[1, 4], ranked_BU[2, 3:9], ranked_BU[3] = 1.0, -1.0, torch.arange(12.0)
+    found = extreme(ranked_BU, number)
+    assert (found.sum(1) == number).all()
+    order = ranked_BU.argsort(dim=1, stable=True)[:, 12 - number :]
+    assert torch.equal(found, torch.zeros_like(found).scatter(1, order, True))
+
+
+@pytest.mark.parametrize(("low", "high", "num_units"), [(0.1, 0.9, 784), (0.1, 0.9, 3072), (0.5, 0.6, 3), (0.0, 1.0, 10)])
+def test_low_and_high_units_are_as_many_as_the_quantiles_say_and_never_the_same(low, high, num_units):
+    level_BU = Aba(strength=1.0, quantiles=(low, high)).levels(torch.zeros(2, num_units))
+    num_low = int(np.ceil(round(low * num_units, 6)))
+    num_high = min(int(np.ceil(round((1 - high) * num_units, 6))), num_units - num_low)
+    assert [(level_BU == level).sum(1).tolist() for level in (-1, 1)] == [[num_low] * 2, [num_high] * 2]
+
+
+def test_pixels_move_with_all_their_channels_and_as_many_of_them():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, CLASSES)).double()
+    x_BCHW = torch.from_numpy(RANDOM.normal(size=(NUM, 3, 8, 8)))
+    for ranking in ("attribution", "random"):
+        push = moved(Aba(strength=0.3, unit="pixel", ranking=ranking), x_BCHW, learner=learner_of(model)) - x_BCHW
+        is_moved = push.abs() > 1e-12
+        assert torch.equal(is_moved.any(1), is_moved.all(1))
+        assert set(is_moved[:, 0].flatten(1).sum(1).tolist()) == {0, 7}  # A tenth of 64, rounded up.
+
+
+def test_clamped_values_stay_within_the_range_of_the_data():
+    x = X.clamp(-2, 2)
+    free, clamped = (moved(Aba(variant="mend", strength=3.0, clamp=clamp), x) for clamp in (False, True))
+    assert free.abs().max() > 2
+    assert torch.equal(clamped, free.clamp(-2, 2))
+
+
+def test_the_network_is_left_as_it_was_found():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(4 * 36, CLASSES)).double().train()
+    x_BCHW = torch.from_numpy(RANDOM.normal(size=(NUM, 1, 8, 8)))
+    model(x_BCHW).sum().backward()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    gradients, random = [parameter.grad.clone() for parameter in model.parameters()], torch.get_rng_state()
+    for variant in VARIANTS:
+        found = moved(Aba(variant=variant, strength=0.3, target="loss"), x_BCHW, learner=learner_of(model))
+        assert not found.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(parameter.grad, wanted) for parameter, wanted in zip(model.parameters(), gradients, strict=True))
+    assert all(part.training for part in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("num", [0, 1])
+def test_a_batch_of_none_and_of_one(num):
+    for guide in (*(Aba(variant=variant, strength=0.3) for variant in VARIANTS), Noise(distance=1.0)):
+        assert moved(guide, X[:num], LABELS[:num], streams=streams_of(np.arange(num))).shape == (num, FEATURES)
+
+
+def test_noise_moves_every_sample_by_its_distance_in_directions_of_their_own():
+    push = moved(Noise(distance=1.5)) - X
+    assert_close(push.norm(dim=1), torch.full((NUM,), 1.5).double())
+    cosine = nn.functional.cosine_similarity(push[:100], push[100:])
+    assert abs(float(cosine.mean())) < 4 / (100 * FEATURES) ** 0.5
+
+
+def test_settings_that_mean_nothing_are_refused():
+    with pytest.raises(SettingsError, match="strength"):
+        parse(Aba, {"guide": "aba"}, where="guide")
+    with pytest.raises(SettingsError, match=r"quantiles must be 0 <= low < high <= 1, got 0\.9 and 0\.1"):
+        parse(Aba, {"strength": 0.3, "quantiles": [0.9, 0.1]}, where="guide")
+
+
+def test_guides_are_named_in_one_union():
+    assert {Aba, Noise} == set(GUIDES)
