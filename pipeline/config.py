@@ -122,7 +122,7 @@ class RunConfig(Settings):
     def _check_changes(self) -> "RunConfig":
         """Refuse what training cannot do to such samples."""
         for name, training in (("pretraining", self.pretraining), ("retraining", self.retraining)):
-            for change in (*training.transforms, *filter(None, [training.mixing])):
+            for change in (*training.transforms, *filter(None, [training.mixing, training.guide])):
                 if self.data.kind not in change.kinds:
                     raise ValueError(
                         f"{name}: {tag(change)} changes {' or '.join(change.kinds)}, and data set {self.data.dataset} has "

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.randomness import SampleStreams, generator
+from pipeline.methods.augmentation.guide import Learner
 from pipeline.methods.lazy import torch
 from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.schedule import epoch_order
 from pipeline.methods.training.settings import Training
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Truths = list[tuple[torch.Tensor, torch.Tensor | None]]
 """What a network should say of a batch: truths, see `SampleSet.batch`, each with the share (B,) that it has in its sample's loss; None
@@ -81,6 +86,17 @@ class Batches:
         streams = self._streams(positions_PB[0], step=step).named("mixing")
         x_BCHW, share_B = self.settings.mixing(x_BCHW[first_B], x_BCHW[other_B], streams=streams)
         return x_BCHW, [(truth[first_B], share_B), (truth[other_B], 1.0 - share_B)]
+
+    def guided(
+        self, x_BCHW: torch.Tensor, truth: torch.Tensor, positions: NDArray[np.int64], *, step: int, model: nn.Module
+    ) -> torch.Tensor:
+        """The samples as a guide leaves them, which looks at the network as it is before this step; the same ones where none acts."""
+        guide = self.settings.guide
+        if guide is None or step % guide.every:
+            return x_BCHW
+        lowest_C11, highest_C11 = self.data.input_range(device=self.device)
+        learner = Learner(model=model, lowest_C11=lowest_C11, highest_C11=highest_C11)
+        return guide(x_BCHW, truth, learner=learner, streams=self._streams(positions, step=step).named("guide"))
 
     def _changed(self, positions: NDArray[np.int64], *, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         streams = self._streams(positions, step=step)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property, partial
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.randomness import stream_key
 from pipeline.core.settings import SettingsError
-from pipeline.methods.inference import judged, loss_of
+from pipeline.methods.inference import judged
 from pipeline.methods.lazy import torch
 from pipeline.methods.training.batches import Batches
 from pipeline.methods.training.checkpoint import Saver, newest, read
 from pipeline.methods.training.compilation import compiled
 from pipeline.methods.training.data import SampleSet
-from pipeline.methods.training.ddp import announce_batch, barrier, broadcast_text, sum_over_ranks, without_sending, wrapped
+from pipeline.methods.training.ddp import barrier, broadcast_text, sum_over_ranks, wrapped
+from pipeline.methods.training.gradients import Job, Learnt, add_gradients, autocast
 from pipeline.methods.training.scalars import Scalars, scalars
 from pipeline.methods.training.schedule import learning_rate_at
 from pipeline.methods.training.settings import Training
@@ -60,31 +61,6 @@ class TrainingResult:
     history: list[dict[str, float]]
     """One row an epoch: epoch, step, samples_seen, learning_rate, loss and, with validation data, validation_loss and, of
     classes, validation_accuracy. No times: equal runs have equal histories."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """What does not change while training goes on."""
-
-    batches: Batches
-    context: Context
-    validation: SampleSet | None
-
-    @property
-    def data(self) -> SampleSet:
-        return self.batches.data
-
-    @property
-    def settings(self) -> Training:
-        return self.batches.settings
-
-    @cached_property
-    def weight_K(self) -> NDArray[np.float32] | None:  # noqa: N802 (the name carries the axes)
-        """What the loss of each class's samples counts; None where all count 1."""
-        if self.settings.class_weights == "equal":
-            return None
-        count_K = np.bincount(self.data.labels_N)
-        return (len(self.data) / (np.count_nonzero(count_K) * np.maximum(count_K, 1))).astype(np.float32)
 
 
 def train(
@@ -125,7 +101,7 @@ def train(
         model.to(context.device).eval()
         return TrainingResult(samples_seen=0, num_steps=0, num_skipped_steps=0, final_loss=None, epochs_run=0, history=[])
     batches = Batches(data=data, settings=settings, seed=seed, round=round, num_extra=num_extra, device=context.device)
-    job = _Job(batches=batches, context=context, validation=validation)
+    job = Job(batches=batches, context=context, validation=validation)
     with partly_frozen(model, settings), _random_state_kept(context.device), scalars(context) as write:
         state = TrainingState.start(model, settings, device=context.device)
         _restore(state, context)
@@ -140,8 +116,17 @@ def _check(data: SampleSet, settings: Training, *, validation: SampleSet | None)
         raise SettingsError("early_stop_epochs needs validation data; set data.folds to 2 or more, or leave early_stop_epochs out")
 
 
-def _end(job: _Job, state: TrainingState) -> TrainingResult:
-    """Leave the model with the averaged weights, where they are wanted, and in eval mode."""
+def _end(job: Job, state: TrainingState) -> TrainingResult:
+    """Leave the model with the averaged weights, where they are wanted, and in eval mode.
+
+    Raises:
+        SettingsError: a guide never moved a sample.
+    """
+    if job.settings.guide is not None and not any(row["moved_share"] for row in state.history):
+        raise SettingsError(
+            f"guide {job.settings.guide.guide} moved no sample in {state.step} steps; set its strength higher, its field every lower, or "
+            "leave it out"
+        )
     if state.average is not None:
         state.model.load_state_dict(state.average)
     if job.settings.channels_last:
@@ -176,7 +161,7 @@ def _random_state_kept(device: str) -> Iterator[None]:
         yield
 
 
-def _run(job: _Job, state: TrainingState, write: Scalars) -> None:
+def _run(job: Job, state: TrainingState, write: Scalars) -> None:
     """All steps that are left; checkpoints between them."""
     context, saver = job.context, Saver(job.context)
     forward = wrapped(compiled(state.model) if job.settings.compile else state.model, context.ranks)
@@ -202,7 +187,7 @@ def _run(job: _Job, state: TrainingState, write: Scalars) -> None:
             )
 
 
-def _take_step(job: _Job, state: TrainingState, *, forward: nn.Module, batch_PB: NDArray[np.int64]) -> tuple[float, bool]:
+def _take_step(job: Job, state: TrainingState, *, forward: nn.Module, batch_PB: NDArray[np.int64]) -> tuple[float, bool]:
     """One optimizer step on a global batch.
 
     Returns:
@@ -216,69 +201,22 @@ def _take_step(job: _Job, state: TrainingState, *, forward: nn.Module, batch_PB:
     # generator on the CPU uses the low 32 only: that two of 10,000 steps draw the same has a chance of 1 in 86, and does no harm.
     torch.manual_seed(stream_key(job.batches.seed, "dropout", job.batches.round, state.step, context.ranks.rank) % 2**63)
     state.optimizer.zero_grad(set_to_none=True)
-    loss = _add_gradients(job, state, forward=forward, batch_PB=batch_PB)
+    learnt = add_gradients(job, forward, batch_PB, step=state.step, scaler=state.scaler)
     # After DDP all ranks have the same gradients, and so skip the same steps.
     if state.update_weights(clip_norm=settings.gradient_clip_norm) and settings.ema_decay is not None:
         state.update_average(settings.ema_decay)
-    mean_loss, num_stops = sum_over_ranks([loss, float(context.should_stop())], context.ranks)
-    if not math.isfinite(mean_loss):
-        raise _diverged(job, f"the loss became {mean_loss}", step=state.step, learning_rate=learning_rate)
+    *means, num_stops = sum_over_ranks([*astuple(learnt), float(context.should_stop())], context.ranks)
+    learnt = Learnt(*means)
+    if not math.isfinite(learnt.loss):
+        raise _diverged(job, f"the loss became {learnt.loss}", step=state.step, learning_rate=learning_rate)
     if state.num_skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
         what = f"the gradients of {state.num_skipped_in_a_row} steps in a row were not finite"
         raise _diverged(job, what, step=state.step, learning_rate=learning_rate)
-    state.loss_sum += mean_loss * batch_PB.shape[1]
-    return mean_loss, num_stops > 0
+    state.learnt = state.learnt.plus(learnt, times=batch_PB.shape[1])
+    return learnt.loss, num_stops > 0
 
 
-def _add_gradients(job: _Job, state: TrainingState, *, forward: nn.Module, batch_PB: NDArray[np.int64]) -> float:
-    """Leave the gradients of the global batch's mean loss in the parameters, and give this rank's share of that loss."""
-    num_samples, share = batch_PB.shape[1], 0.0
-    last = min(job.settings.micro_batches, num_samples) - 1
-    for number, micro_PB in enumerate(np.array_split(batch_PB, last + 1, axis=1)):
-        # DDP sends gradients with the last part only, which carries those of all.
-        with nullcontext() if number == last else without_sending(forward, job.context.ranks):
-            loss = _loss_sum(job, forward, micro_PB, step=state.step) / num_samples
-            # DDP averages gradients over the ranks; what is wanted is the sum of their shares.
-            state.scaler.scale(loss * job.context.ranks.world_size).backward()
-        share += loss.item()
-    return share
-
-
-def _loss_sum(job: _Job, forward: nn.Module, batch_PB: NDArray[np.int64], *, step: int) -> torch.Tensor:
-    """The sum of the losses of this rank's samples of a batch."""
-    num_samples = batch_PB.shape[1]
-    part_PB = batch_PB[:, job.context.ranks.span(num_samples)]
-    # A rank without a part takes the first sample with weight 0: gradients travel only if every rank runs backward.
-    positions_PB, weight = (part_PB, 1.0) if part_PB.size else (batch_PB[:, :1], 0.0)
-    x_BCHW, truths = job.batches.inputs(positions_PB, step=step)
-    if job.settings.channels_last:
-        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-    announce_batch(forward, job.context.ranks, num_samples=num_samples, counts=part_PB.size > 0)
-    with _autocast(job):
-        outputs_BK = forward(x_BCHW).float()
-    return weight * torch.stack([_weighed(job, outputs_BK, truth, share_B) for truth, share_B in truths]).sum()
-
-
-def _weighed(job: _Job, outputs_BK: torch.Tensor, truth: torch.Tensor, share_B: torch.Tensor | None) -> torch.Tensor:
-    """The sum of the losses of some samples, each by the share that the truth has in it."""
-    judge = partial(
-        loss_of,
-        outputs_BK,
-        truth,
-        job.data.task,
-        label_smoothing=job.settings.label_smoothing,
-        weight_K=None if job.weight_K is None else torch.tensor(job.weight_K, device=outputs_BK.device),
-    )
-    return judge(reduction="sum") if share_B is None else (share_B * judge()).sum()
-
-
-def _autocast(job: _Job) -> torch.autocast:
-    kind, precision = torch.device(job.context.device).type, job.settings.precision
-    lower = torch.bfloat16 if precision == "bfloat16" else torch.float16
-    return torch.autocast(kind, dtype=lower, enabled=precision != "float32")
-
-
-def _end_epoch(job: _Job, state: TrainingState) -> None:
+def _end_epoch(job: Job, state: TrainingState) -> None:
     """Add the epoch's row to the history."""
     learning_rate = state.optimizer.param_groups[0]["lr"]
     if not all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
@@ -288,17 +226,19 @@ def _end_epoch(job: _Job, state: TrainingState) -> None:
         "step": state.step,
         "samples_seen": job.batches.samples_after(state.step),
         "learning_rate": learning_rate,
-        "loss": state.loss_sum / job.batches.epoch_samples,
+        "loss": state.learnt.loss / job.batches.epoch_samples,
     }
+    if job.settings.guide is not None:
+        row |= {name: getattr(state.learnt, name) / job.batches.epoch_samples for name in ("moved_share", "moved_distance")}
     if job.validation:
         row |= _validate(job, state, job.validation)
         if not math.isfinite(row["validation_loss"]):
             raise _diverged(job, f"the validation loss became {row['validation_loss']}", step=state.step, learning_rate=learning_rate)
     state.history.append(row)
-    state.loss_sum = 0.0
+    state.learnt = Learnt()
 
 
-def _validate(job: _Job, state: TrainingState, validation: SampleSet) -> dict[str, float]:
+def _validate(job: Job, state: TrainingState, validation: SampleSet) -> dict[str, float]:
     """Mean loss over the validation samples and, of classes, accuracy, with the weights that training would end with now."""
     context = job.context
     mine = np.arange(len(validation))[context.ranks.span(len(validation))]
@@ -307,7 +247,7 @@ def _validate(job: _Job, state: TrainingState, validation: SampleSet) -> dict[st
     state.model.eval()
     for start in range(0, len(mine), context.batch_size):
         x_BCHW, truth = validation.batch(mine[start : start + context.batch_size], device=context.device)
-        with _autocast(job):
+        with autocast(job):
             outputs_BK, loss_B = judged(forward, x_BCHW, truth, task=validation.task, dtype=torch.float32)
         loss_sum += loss_B.double().sum().item()
         num_right += int((outputs_BK.argmax(dim=1) == truth).sum()) if validation.task == "classes" else 0
@@ -317,7 +257,7 @@ def _validate(job: _Job, state: TrainingState, validation: SampleSet) -> dict[st
     return found | {"validation_accuracy": right / len(validation)} if validation.task == "classes" else found
 
 
-def _patience_is_over(job: _Job, state: TrainingState) -> bool:
+def _patience_is_over(job: Job, state: TrainingState) -> bool:
     """Whether the validation loss was last at its lowest `early_stop_epochs` epochs ago."""
     if job.settings.early_stop_epochs is None or not state.history:
         return False
@@ -325,7 +265,7 @@ def _patience_is_over(job: _Job, state: TrainingState) -> bool:
     return len(losses) - 1 - losses.index(min(losses)) >= job.settings.early_stop_epochs
 
 
-def _diverged(job: _Job, what: str, *, step: int, learning_rate: float) -> NonFiniteLossError:
+def _diverged(job: Job, what: str, *, step: int, learning_rate: float) -> NonFiniteLossError:
     return NonFiniteLossError(
         f"{what} at step {step} of {job.batches.total_steps} (learning rate {learning_rate:.3g}, {job.settings.precision}); "
         "set learning_rate lower, warmup_fraction higher, gradient_clip_norm to 1.0"

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.settings import Settings, written_out
+from pipeline.methods.augmentation import Guidance
 from pipeline.methods.augmentation.mixing import Mixing
 from pipeline.methods.augmentation.transforms import Transform
 
@@ -39,6 +40,8 @@ class Training(Settings):
     """Names or mappings of what changes images at random in each step, one after another, such as [crop, flip]."""
     mixing: Annotated[Mixing, written_out("mixing")] | None = None
     """Name or mapping of what makes one training sample of two; None leaves each by itself. Not for tokens; cutmix is for images."""
+    guide: Guidance | None = None
+    """What changes the samples of a step by the attributions of the network as it stands; None leaves them. It goes without mixing."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target's probability that is spread evenly over all classes."""
     class_weights: Literal["equal", "balanced"] = "equal"
@@ -65,6 +68,12 @@ class Training(Settings):
     """Keeps images and weights of convolutions with the channels innermost while training, which many GPUs are faster with."""
     compile: bool = False
     """Compiles the network for training (torch.compile), which takes a C++ compiler and a minute or so; all else uses it as it is."""
+
+    @model_validator(mode="after")
+    def _check_guide(self) -> "Training":
+        if self.guide is not None and self.mixing is not None:
+            raise ValueError(f"guide {self.guide.guide} attributes samples that have one truth each; leave it out, or mixing")
+        return self
 
 
 class Retraining(Training):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.methods.lazy import torch
+from pipeline.methods.training.gradients import Learnt
 from pipeline.methods.training.settings import Training
 from pipeline.methods.training.transfer import head_of
 
@@ -78,8 +79,8 @@ class TrainingState:
     """Of these steps, how many left the weights alone because a gradient of the scaled loss (float16) was not finite."""
     num_skipped_in_a_row: int = 0
     """How many of the last steps were skipped."""
-    loss_sum: float = 0.0
-    """Of the samples seen in the current epoch, in nats."""
+    learnt: Learnt = field(default_factory=Learnt)
+    """Of the current epoch, summed over its samples so far."""
     history: list[dict[str, float]] = field(default_factory=list)
     """One row a finished epoch."""
 
@@ -107,7 +108,7 @@ class TrainingState:
             "step": self.step,
             "num_skipped_steps": self.num_skipped_steps,
             "num_skipped_in_a_row": self.num_skipped_in_a_row,
-            "loss_sum": self.loss_sum,
+            "learnt": list(astuple(self.learnt)),
             "history": self.history,
         }
 
@@ -118,8 +119,9 @@ class TrainingState:
         self.scaler.load_state_dict(content["scaler"])
         for name, value in (self.average or {}).items():
             value.copy_(content["average"][name])
-        for name in ("step", "num_skipped_steps", "num_skipped_in_a_row", "loss_sum", "history"):
+        for name in ("step", "num_skipped_steps", "num_skipped_in_a_row", "history"):
             setattr(self, name, content[name])
+        self.learnt = Learnt(*content["learnt"])
 
     def update_weights(self, *, clip_norm: float | None) -> bool:
         """Let the optimizer use the gradients, clipped to a Euclidean norm; count the step, and say whether it was taken.

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.ranks import Ranks
+from pipeline.methods.augmentation import Aba
 from pipeline.methods.augmentation.mixing import CutMix
 from pipeline.methods.augmentation.transforms import Crop, Cutout, RandAugment
 from pipeline.methods.datasets import MnistSmall
@@ -35,6 +36,7 @@ VARIANTS = {
     "clipping and smoothing": {"gradient_clip_norm": 0.1, "label_smoothing": 0.1},
     "bfloat16": {"precision": "bfloat16"},
     "float16": {"precision": "float16"},
+    "guided": {"guide": Aba(strength=0.3, every=2)},
     "changed images": {"transforms": (Crop(padding_px=1), RandAugment(), Cutout(size_px=2)), "mixing": CutMix()},
     "part of it": {"trained_blocks": 1, "head_learning_rate": 0.1},
     "head": {"trained_blocks": 0, "ema_decay": 0.8},
