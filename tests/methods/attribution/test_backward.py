@@ -349,6 +349,7 @@ def explained(settings):
         return found.sum_B, score(model(x_BCHW)) - score(model(torch.zeros_like(x_BCHW)))
 
 
+@pytest.mark.slow
 def test_deep_lift_sums_up_on_vgg():
     sum_B, difference_B = explained(Vgg16())
     assert difference_B.abs().min() > 1e-4

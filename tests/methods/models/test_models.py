@@ -30,10 +30,19 @@ from pipeline.methods.models import (
 from pipeline.methods.models.imagenet import PUBLISHED_AT
 
 OF_IMAGES = [model for model in MODELS if "image" in model.kinds]
+SLOW = {Vgg16: pytest.mark.slow}
+"""Marks of networks whose weights take seconds to be drawn: those of VGG-16 are 134 million."""
 OF_IMAGENET = [model for model in MODELS if issubclass(model, ImagenetModel)]
 LARGE_IMAGES = (Vgg16, ConvNextTiny)
 """Networks that halve the image five times, and so want 32 pixels."""
-over_all_models = pytest.mark.parametrize("model", OF_IMAGES, ids=lambda m: m.__name__)
+
+
+def over(models):
+    """A test of each of these networks."""
+    return pytest.mark.parametrize("model", [pytest.param(m, marks=SLOW.get(m, ()), id=m.__name__) for m in models])
+
+
+over_all_models = over(OF_IMAGES)
 
 
 def side_of(model):
@@ -52,7 +61,7 @@ def test_images_become_one_logit_a_class(model, input_shape):
     assert network(torch.zeros(4, *input_shape)).shape == (4, 7)
 
 
-@pytest.mark.parametrize("model", [model for model in OF_IMAGES if model is not Vit], ids=lambda m: m.__name__)
+@over(model for model in OF_IMAGES if model is not Vit)
 def test_images_may_have_any_sides_but_for_patches(model):
     shape = (2, side_of(model) - 3, side_of(model) - 1) if model not in LARGE_IMAGES else (2, 33, 47)
     network = model().build(input_shape=shape, num_outputs=7)

@@ -198,6 +198,7 @@ def test_compiled_training_gives_the_same_weights_and_names_and_takes_up_where_i
     assert not moved(run(fresh(9), earlier=(tmp_path / "stopped",)), made)
 
 
+@pytest.mark.slow
 def test_compiling_without_a_compiler_is_an_error_that_says_so():
     code = """
 import torch
