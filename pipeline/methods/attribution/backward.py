@@ -5,6 +5,7 @@ B = batch, N = baselines of one sample, C = channels, H, W = pixels. Inputs (B, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pipeline.methods.attribution.background import Background
@@ -32,7 +33,8 @@ class DeepLift(FromBaseline):
         x_BCHW = x_BCHW.detach()
         phi_BCHW, baselines = torch.zeros_like(x_BCHW), self.baseline(x_BCHW, background)
         passes = passes_of(model, x_BCHW, memory_bytes=background.memory_bytes)
-        for samples, _ in passes.parts(len(x_BCHW), 1):
+        # A sample's baseline goes through the model beside it.
+        for samples, _ in replace(passes, num_points=max(1, passes.num_points // 2)).parts(len(x_BCHW), 1):
             x, chosen = passes.laid_out(x_BCHW[samples]), score.at(samples)
             for baseline in baselines:
                 phi_BCHW[samples] += rescaled_difference(model, x, baseline if len(baseline) == 1 else baseline[samples], chosen)

@@ -14,6 +14,7 @@ from pipeline.core.settings import Settings, tag
 from pipeline.methods.attribution.background import Background
 from pipeline.methods.attribution.baseline import BaselineRule
 from pipeline.methods.attribution.method import BlackBoxMethod
+from pipeline.methods.attribution.passes import Passes, passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.inference import full_float32
 from pipeline.methods.lazy import torch
@@ -153,7 +154,10 @@ def attribute(
     # Autocast would round the attributions to half precision, TF32 to 10 bits of mantissa.
     with _lent(model, method) as module, torch.autocast(x_BCHW.device.type, enabled=False), full_float32():
         phi_BCHW = method(module, x_BCHW, score, background=background)
-        difference_B = _difference(module, x_BCHW, score, baselines=method.sums_from(x_BCHW, background)) if method.sums_from else None
+        difference_B = None
+        if method.sums_from:
+            passes = passes_of(module, x_BCHW, memory_bytes=background.memory_bytes)
+            difference_B = _difference(passes, x_BCHW, score, baselines=method.sums_from(x_BCHW, background))
     phi_BF = phi_BCHW.flatten(1)
     sum_B = phi_BF.sum(1)
     gap_B = None if difference_B is None else sum_B - difference_B
@@ -167,8 +171,7 @@ def attribute(
     )
 
 
-def _difference(model: Forward, x_BCHW: torch.Tensor, score: Score, *, baselines: torch.Tensor) -> torch.Tensor:
+def _difference(passes: Passes, x_BCHW: torch.Tensor, score: Score, *, baselines: torch.Tensor) -> torch.Tensor:
     """(B,) f(x) - f(baseline) of the score, the mean over a sample's baselines (N, B or 1, C, H, W)."""
-    with torch.no_grad():
-        at_baseline = [score(model(baseline_BCHW).expand(len(x_BCHW), -1)) for baseline_BCHW in baselines]
-        return score(model(x_BCHW)) - torch.stack(at_baseline).mean(0)
+    at_baseline = [score(passes.logits_of(baseline_BCHW).expand(len(x_BCHW), -1)) for baseline_BCHW in baselines]
+    return score(passes.logits_of(x_BCHW)) - torch.stack(at_baseline).mean(0)

@@ -220,8 +220,7 @@ def _best_step(method: FiniteDifferences, passes: Passes, x_BCHW: torch.Tensor, 
 
 def _score_of(passes: Passes, x_BCHW: torch.Tensor, score: Score) -> Score:
     """The score of the same kind for each sample's highest output, against the second where one is subtracted; or for its likely labels."""
-    with torch.no_grad():
-        logits_BK = torch.cat([passes.model(passes.laid_out(x_BCHW[part])) for part, _ in passes.parts(len(x_BCHW), 1)])
+    logits_BK = passes.logits_of(x_BCHW)
     if score.labels_BK is not None:
         return Score(torch.full((len(x_BCHW),), -1, device=x_BCHW.device), None, score.of, (logits_BK > 0).to(logits_BK))
     best_B2 = logits_BK.topk(2).indices

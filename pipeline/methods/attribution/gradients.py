@@ -9,19 +9,16 @@ from typing import Literal
 
 from pipeline.methods.attribution.background import Background
 from pipeline.methods.attribution.method import Method, UnsignedMethod
+from pipeline.methods.attribution.passes import passes_of
 from pipeline.methods.attribution.target import Forward, Score
 from pipeline.methods.lazy import torch
 
 
-def input_gradient(model: Forward, x_BCHW: torch.Tensor, score: Score) -> torch.Tensor:
-    """(B, C, H, W) derivative of each sample's score by its own input values, in logits a unit of x.
-
-    The parameters' gradients stay as they are. The model must not mix the samples of a batch, as BatchNorm does in train mode.
-    """
-    with torch.enable_grad():
-        x_BCHW = x_BCHW.detach().requires_grad_()
-        # The score of sample i depends on x_i alone: the gradient of the sum holds each sample's own gradient.
-        (gradient_BCHW,) = torch.autograd.grad(score(model(x_BCHW)).sum(), x_BCHW)
+def gradient_of(model: Forward, x_BCHW: torch.Tensor, score: Score, background: Background) -> torch.Tensor:
+    """(B, C, H, W) derivative of each sample's score by its own input values, in logits a unit of x."""
+    passes, gradient_BCHW = passes_of(model, x_BCHW, memory_bytes=background.memory_bytes), torch.zeros_like(x_BCHW.detach())
+    for samples, _ in passes.parts(len(x_BCHW), 1):
+        gradient_BCHW[samples] = passes.gradients(x_BCHW[samples][None], score.at(samples))[0]
     return gradient_BCHW
 
 
@@ -32,7 +29,7 @@ class Gradient(Method):
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in logits a unit of x. See `Attributor`."""
-        return input_gradient(model, x_BCHW, score)
+        return gradient_of(model, x_BCHW, score, background)
 
 
 class Saliency(UnsignedMethod):
@@ -42,7 +39,7 @@ class Saliency(UnsignedMethod):
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in logits a unit of x, none negative. See `Attributor`."""
-        return input_gradient(model, x_BCHW, score).abs()
+        return gradient_of(model, x_BCHW, score, background).abs()
 
 
 class InputXGradient(Method):
@@ -52,4 +49,4 @@ class InputXGradient(Method):
 
     def __call__(self, model: Forward, x_BCHW: torch.Tensor, score: Score, *, background: Background) -> torch.Tensor:
         """(B, C, H, W) in logits. See `Attributor`."""
-        return x_BCHW.detach() * input_gradient(model, x_BCHW, score)
+        return x_BCHW.detach() * gradient_of(model, x_BCHW, score, background)

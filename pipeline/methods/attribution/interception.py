@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from pipeline.methods.attribution.gradients import input_gradient
+from pipeline.methods.attribution.passes import input_gradient
 from pipeline.methods.attribution.target import Forward, Score
 
 Function = Callable[..., Any]

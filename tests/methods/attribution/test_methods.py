@@ -219,6 +219,15 @@ def test_attributions_do_not_depend_on_the_size_of_a_pass(points_per_pass, metho
     torch.testing.assert_close(method()(model, x, score, background=bounded), expected, **EXACT)
 
 
+@over_all_methods
+def test_no_more_points_go_through_the_model_at_once_than_the_bound_on_memory_lets(method):
+    (x, score, background), model, sizes = batch_of(IMAGE, num=8), model_for(method), [0]
+    bounded = replace(background, memory_bytes=3 * point_bytes(model, x))
+    model.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    attribute(method(), model, x, score, background=bounded)
+    assert max(sizes) <= 3
+
+
 def test_a_pixel_that_equals_the_baseline_has_no_integrated_gradient(model, batch):
     x, score, background = batch
     x[:, :, 0, 0] = -2.0

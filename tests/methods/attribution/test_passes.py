@@ -1,5 +1,9 @@
 """A model is run over many points in passes that are fast, bounded in memory, and the same each time."""
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +99,50 @@ def test_gradients_of_points_are_those_of_autograd():
     scores = torch.stack([Score(score.target_B)(model(part)) for part in points])
     (expected,) = torch.autograd.grad(scores.sum(), points)
     torch.testing.assert_close(passes_of(model, x, memory_bytes=None).gradients(points, score), expected, **EXACT)
+
+
+POOLED = """
+import resource, torch
+from torch import nn
+from pipeline.methods.attribution import Score
+from pipeline.methods.attribution.passes import passes_of
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(7200, 3))
+points, score = torch.randn(48, 1, 3, 32, 32), Score(torch.zeros(1, dtype=torch.long))
+passes = passes_of(model, points[0], memory_bytes=2**30)
+faults = []
+for _ in range(6):
+    passes.gradients(points, score)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[1] - faults[0], faults[-1] - faults[2])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc, which hands memory back in its own way")
+def test_a_pass_takes_the_memory_that_the_one_before_has_freed():
+    """Else the system makes thousands of pages a pass, in a process that has freed no large block before."""
+    found = subprocess.run([sys.executable, "-c", POOLED], capture_output=True, text=True, check=True)
+    assert int(found.stdout.split()[1]) < 300
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_gradients_reach_a_pooling_in_the_layout_of_its_input_and_are_those_of_autograd(overlap):
+    pool = nn.MaxPool2d(2 + overlap, stride=2)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), pool, nn.Flatten(), nn.LazyLinear(3)).double()
+    points = torch.randn(5, 2, 2, 8, 8, dtype=torch.float64)
+    model(points[0])
+    score = Score(torch.tensor([2, 0]))
+    leaf = points.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(sum(score(model(part)).sum() for part in leaf), leaf)
+    seen = []
+
+    def watch(module: nn.Module, given: object, found: torch.Tensor) -> None:
+        if found.requires_grad:
+            found.grad_fn.register_prehook(lambda gradients: seen.append(gradients[0]))
+
+    handle = pool.register_forward_hook(watch)
+    found = passes_of(model, points[0], memory_bytes=None).gradients(points, score)
+    handle.remove()
+    torch.testing.assert_close(found, expected, **EXACT)
+    assert [gradient.is_contiguous(memory_format=torch.channels_last) for gradient in seen] == [True]
+    assert not any(module._forward_hooks for module in model.modules())
