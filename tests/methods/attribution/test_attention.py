@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from pipeline.methods.attribution import AttentionGradient, AttentionRollout, GradCam, Gradient, HiResCam, Score, attribute
 from pipeline.methods.attribution.layers import find_place
+from pipeline.methods.models import TextTransformer
 from tests.methods.attribution.support import CLASSES, EXACT, NEED_ATTENTION, TinyVit, batch_of, smooth_net
 
 IMAGE = (2, 8, 8)
@@ -71,6 +72,66 @@ def test_attention_gradient_is_that_of_the_paper():
     phi = AttentionGradient()(model, x, score, background=background)
     torch.testing.assert_close(phi, enlarged(relevance[:, 0, 1:], x), **EXACT)
     assert phi.amax((1, 2, 3)).min() > 0
+
+
+def text_transformer():
+    """Two blocks over 7 words of 5 values each, with attention that is far from even."""
+    torch.manual_seed(0)
+    settings = TextTransformer(num_layers=2, num_heads=2, layer_width=6)
+    model = settings.build(input_shape=(7,), num_outputs=CLASSES, num_words=20, vector_size=5).double().eval()
+    for part in model.modules():
+        if isinstance(part, nn.Linear | nn.MultiheadAttention):
+            for parameter in part.parameters(recurse=False):
+                nn.init.normal_(parameter)
+    return model
+
+
+def text_by_hand(model, x):
+    """Logits of words' vectors (B, E, L), and each block's attention (B, M, L, L), from which a graph goes to the logits."""
+    tokens, weights = model.enter(x.mT) + model.place_LD, []
+    for block in model.encoder.layers:
+        attention = block.self_attn
+        query, key, value = (
+            part.unflatten(2, (2, 3)).transpose(1, 2)
+            for part in functional.linear(block.norm1(tokens), attention.in_proj_weight, attention.in_proj_bias).chunk(3, 2)
+        )
+        weights.append((query @ key.mT / 3**0.5).softmax(3))
+        tokens = tokens + attention.out_proj((weights[-1] @ value).transpose(1, 2).flatten(2))
+        tokens = tokens + block.linear2(block.linear1(block.norm2(tokens)).relu())
+    return model.classifier(model.norm(tokens.mean(1))), weights
+
+
+def test_attention_of_a_text_is_what_the_mean_over_its_words_takes_from_each():
+    x, score, background = batch_of((5, 7))
+    model, one = text_transformer(), torch.eye(7).double()
+    logits, weights = text_by_hand(model, x)
+    torch.testing.assert_close(model(x), logits, **EXACT)
+    assert max(weight.std() for weight in weights) > 1 / 7
+    gradients = torch.autograd.grad(score(logits).sum(), weights, retain_graph=True)
+    rolled = (weights[1].mean(1) + one) / 2 @ ((weights[0].mean(1) + one) / 2)
+    first, second = ((gradient * weight).relu().mean(1) for gradient, weight in zip(gradients, weights, strict=True))
+    relevance = (one + second) @ (one + first)
+    for method, expected in ((AttentionRollout(), rolled), (AttentionGradient(), relevance)):
+        phi = method(model, x, score, background=background)
+        torch.testing.assert_close(phi, expected.mean(1)[:, None].expand(x.shape).detach(), **EXACT)
+    rollout = AttentionRollout()(model, x, score, background=background)
+    torch.testing.assert_close(rollout[:, 0].sum(1), torch.ones(5).double(), **EXACT)  # Shares of one mean token.
+
+
+@over_both
+def test_tokens_of_a_signal_that_are_not_its_steps_are_refused(method):
+    class Halved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(4, 1, batch_first=True), nn.Linear(4, CLASSES)
+
+        def forward(self, x):
+            tokens = x.unflatten(2, (-1, 2)).transpose(1, 2).flatten(2)
+            return self.head(self.attention(tokens, tokens, tokens)[0].mean(1))
+
+    x, score, background = batch_of((2, 6))
+    with pytest.raises(ValueError, match=r"wants one token for each of the 6 steps, got 3 tokens that attend to 3"):
+        method()(Halved().double().eval(), x, score, background=background)
 
 
 def test_attention_gradient_knows_the_class_and_rollout_does_not():
@@ -170,7 +231,7 @@ def test_attention_is_found_inside_a_fused_layer_and_all_is_as_before(method):
 @over_both
 def test_what_has_no_attention_or_no_class_token_is_refused(method):
     x, score, background = batch_of(IMAGE)
-    with pytest.raises(ValueError, match=r"reads torch\.nn\.MultiheadAttention, and this Sequential has none; take model vit"):
+    with pytest.raises(ValueError, match=r"MultiheadAttention, and this Sequential has none; take model vit or text_transformer, or"):
         method()(smooth_net(IMAGE), x, score, background=background)
     with pytest.raises(ValueError, match=r"a class token and one for each of the 4 x 4 patches .*, got 16 tokens that attend to 16"):
         method()(Encoded(has_class_token=False).double().eval(), x, score, background=background)

@@ -33,7 +33,8 @@ from pipeline.methods.attribution.directions import (
 )
 from pipeline.methods.attribution.finite_differences import LADDER, StepWarning
 from pipeline.methods.attribution.groups import Channels, Patches
-from tests.methods.attribution.support import EXACT, IMAGE, batch_of, linear, smooth_net
+from pipeline.methods.models import CifarCnn
+from tests.methods.attribution.support import EXACT, IMAGE, background_of, batch_of, linear, smooth_net
 
 NUM_VALUES = int(np.prod(IMAGE))
 COMPLETE = [Coordinates(), RandomOrthonormal(), LowFrequency()]
@@ -290,6 +291,45 @@ def test_the_automatic_step_is_on_the_plateau_whatever_the_batch():
     alone = FiniteDifferences(step="auto")(model, x[3:4], score.at(slice(3, 4)), background=background.at(slice(3, 4)))
     # Another step would change much more than rounding over a step of 1e-3 does.
     torch.testing.assert_close(alone[0], FiniteDifferences(step="auto")(model, x, score, background=background)[3], rtol=0, atol=1e-3)
+
+
+def test_the_automatic_step_of_a_trained_cifar_network_is_near_the_best_one():
+    """Trained in a few steps on stripes of ten directions; the best step is the one on the ladder with the least angle to the gradient."""
+    torch.manual_seed(0)
+    model, generator = CifarCnn().build(input_shape=(3, 32, 32), num_outputs=10), torch.Generator().manual_seed(1)
+    row, column = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    angle_K11 = torch.arange(10)[:, None, None] * torch.pi / 10
+    stripes_K1HW = (0.8 * (row * angle_K11.cos() + column * angle_K11.sin())).sin()[:, None]
+
+    def drawn(label_B: torch.Tensor) -> torch.Tensor:
+        return stripes_K1HW[label_B] + 0.5 * torch.randn(len(label_B), 3, 32, 32, generator=generator)
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(25):
+        label_B = torch.randint(10, (32,), generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(drawn(label_B)), label_B).backward()
+        optimizer.step()
+    label_B, samples = torch.arange(10), drawn(torch.arange(16) % 10)
+    x, score = drawn(label_B)[:2], Score(label_B[:2])
+    assert (model.eval()(drawn(label_B)).argmax(1) == label_B).double().mean() > 0.7
+
+    background = replace(background_of(x), samples=lambda num: samples[:num])
+
+    def found(step: float | str) -> torch.Tensor:
+        settings = FiniteDifferences(directions=Coordinates(), step=step, num_queries=65)
+        return attribute(settings, model, x, score, background=background).phi_BCHW
+
+    maps = {step: found(step) for step in LADDER}
+    # Of each sample 64 of its 3,072 derivatives are asked for.
+    is_asked = torch.stack(list(maps.values())).any(0)
+    assert is_asked.sum() > 100
+    exact = torch.where(is_asked, attribute(Gradient(), model, x, score).phi_BCHW, 0.0).flatten(1)
+    cosines = {step: float(nn.functional.cosine_similarity(phi.flatten(1), exact).mean()) for step, phi in maps.items()}
+    best, automatic = max(cosines, key=lambda step: cosines[step]), found("auto")
+    chosen = next(step for step, phi in maps.items() if torch.equal(phi, automatic))
+    assert best / 10 <= chosen <= 10 * best
+    assert cosines[chosen] > 0.99 > min(cosines.values())
 
 
 @over_all_directions
