@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slurm-test gpu-test check format-check lint types imports format lock clean
+.PHONY: help install demo test slurm-test gpu-test quantus-test check format-check lint types imports format lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,12 @@ slurm-test: install ## the tests on a real two-node SLURM (root; Debian's packag
 
 gpu-test: install ## the tests that need a GPU, and a build of torch for it
 	$(BIN)/pytest -m gpu
+
+# Beside .venv and without its requirements: it asks for opencv-python, whose files are those of opencv-python-headless, which .venv has.
+quantus-test: install ## hold the quality metrics against Quantus, fetched into build/quantus
+	@test -d build/quantus || $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target build/quantus \
+	    quantus==0.6.0 cachetools==8.0.2 lazy-loader==0.6 scikit-image==0.26.0
+	PYTHONPATH=build/quantus $(BIN)/pytest tests/methods/metrics/test_quantus.py
 
 check: format-check lint types imports test ## what CI runs
 

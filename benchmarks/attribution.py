@@ -1,150 +1,72 @@
 """How fast attribution is beside what it replaces: ratios measured side by side in one run.
 
-    python benchmarks/attribution.py [--threads 2] [--images 16] [--write results/reference/attribution]
+    python -m benchmarks.attribution [--threads 2] [--images 64] [--write results/reference/attribution]
 
 Trains the CIFAR-10 network of the published study on images of ATTRAIN_DATA (where they are not there, on the digits that come with the
 package), and holds against each other: finite differences and the published loop of two forwards a feature; finite differences and the
-fastest way to run the same model forward; principal components and all coordinates; this package and Captum, at its defaults and at
-its best internal batch size. Each time is the median of a few, the two sides taking turns. Ends with 1 if a target is missed.
+fastest way to run the same model forward; principal components and all coordinates; this package and Captum; class activation maps and
+pytorch-grad-cam; and the most memory that attribution takes with the bound that it was given. Each time is the median of a few, the
+sides taking turns, and both are handed the same batch. Ends with 1 if a target is missed.
+
+Captum's best is the least time an image over its internal sizes, at 16 images at once or all. What its defaults cost depends on how many
+images a user hands over: integrated gradients runs all copies of all of them at once, so that one image alone is near its best and many
+fall out of the cache; occlusion runs one window of all images at a time, so that it is the other way round. The target is held at a
+batch of 64: what a loader of the training data hands over here unless told otherwise, and that of the figures that the targets were
+set by. One and 16 images at once stand beside it. Occlusion of 64 images is there about where Captum is best, so that three times its
+speed would be more than the model's fastest forward pass.
 
 B = batch, C = channels, H, W = pixels, K = classes
 """
 
 import argparse
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import captum.attr
-import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from benchmarks.attribution_case import SEED, Case, Row, seconds, trained_case
+from benchmarks.attribution_memory import METHODS, measured_mib
 from jobs.machine import device_name
 from jobs.planning import CODE_ROOT, git_state, versions
-from pipeline.core.randomness import SampleStreams, generator
+from pipeline.methods import vision
 from pipeline.methods.attribution import (
     Attributor,
-    Background,
+    EigenCam,
     FiniteDifferences,
+    GradCam,
+    GradCamPlusPlus,
     Gradient,
+    HiResCam,
     IntegratedGradients,
+    LayerCam,
     Occlusion,
     Score,
     SmoothGrad,
+    XGradCam,
     Zero,
     attribute,
 )
 from pipeline.methods.attribution.directions import PrincipalComponents
-from pipeline.methods.datasets.cifar import Cifar10
-from pipeline.methods.datasets.mnist_small import MnistSmall
-from pipeline.methods.models import CifarCnn
 
-SEED = 0
-"""Of the weights, the training images, the images that are explained, and what methods draw."""
 STEP = 1e-3
 FORWARD_SIZES = (1, 4, 16, 32, 64, 128, 256, 512, 1024)
-INTERNAL_SIZES = (8, 16, 32, 64, 128, 256)
-PERTURBATIONS = (1, 2, 4, 8, 16, 32)
-NOISE_SIZES = (1, 2, 4, 8, 25)
+AT_ONCE = (1, 16)
+"""Images handed over at once beside all; Captum's best is looked for at the last and at all."""
+INTERNAL_SIZES = (16, 32, 64, 128)
+COPIES = (1, 2, 4, 8)
+"""Perturbations, or noisy samples, of each image at once."""
+BOUNDS_MIB = (16, 48)
 MET = {True: "yes", False: "no", None: ""}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A trained network and images of its test split."""
-
-    model: nn.Module
-    x_BCHW: torch.Tensor
-    score: Score
-    background: Background
-    name: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison: a number, and what it should be at least or at most."""
-
-    what: str
-    ours: str
-    theirs: str
-    ratio: float
-    target: float | None = None
-    """None where the number only tells how another comes about."""
-    is_least: bool = True
-
-    @property
-    def is_met(self) -> bool | None:
-        """None without a target."""
-        if self.target is None:
-            return None
-        return self.ratio >= self.target if self.is_least else self.ratio <= self.target
-
-
-def images_of(root: Path) -> tuple[str, tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """Name, and train and test split: images normalised by the training images' mean and standard deviation, and labels."""
-    settings = MnistSmall() if Cifar10().missing_files(root) else Cifar10()
-    samples = settings.load(root)
-    x, label = torch.from_numpy(samples.x_NCHW).float() / 255, torch.from_numpy(samples.labels_N).long()
-    is_train = torch.from_numpy(samples.splits_N == "train")
-    mean, std = x[is_train].mean((0, 2, 3), keepdim=True), x[is_train].std((0, 2, 3), keepdim=True)
-    x = (x - mean) / std
-    return settings.dataset, (x[is_train], label[is_train]), (x[~is_train], label[~is_train])
-
-
-def trained_case(*, num_train: int, epochs: int, num_images: int, device: str) -> Case:
-    """Train with Adam at 1e-3 in batches of 64, and take the first test images in a random order."""
-    root = Path(os.environ.get("ATTRAIN_DATA", CODE_ROOT / "data"))
-    name, (x_train, label_train), (x_test, label_test) = images_of(root)
-    torch.manual_seed(SEED)
-    order = generator(SEED, "benchmark").permutation(len(x_train))[:num_train]
-    x_train, label_train = x_train[order], label_train[order]
-    model = CifarCnn().build(input_shape=tuple(x_train.shape[1:]), num_outputs=10).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(x_train)).split(64):
-            loss = nn.functional.cross_entropy(model(x_train[batch].to(device)), label_train[batch].to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    model.eval()
-    with torch.no_grad():
-        found = torch.cat([model(part.to(device)).argmax(1).cpu() for part in x_test[:2000].split(64)])
-    accuracy = float((found == label_test[:2000]).double().mean())
-    chosen = generator(SEED, "benchmark images").permutation(len(x_test))[:num_images]
-    background = Background(
-        streams=SampleStreams(sample_ids_B=np.arange(num_images), seed=SEED, purpose="attribution"),
-        lowest_CHW=x_train.amin((0, 2, 3))[:, None, None],
-        highest_CHW=x_train.amax((0, 2, 3))[:, None, None],
-        samples=lambda num: x_train[:num].to(device),
-    )
-    score = Score(label_test[chosen].to(device))
-    title = f"{name}, test accuracy {accuracy:.2f} after {epochs} epochs of {len(x_train):,} images"
-    return Case(model.requires_grad_(False), x_test[chosen].to(device), score, background, title)
-
-
-def seconds(device: str, *calls: Callable[[], object], repeat: int) -> list[float]:
-    """The median wall time of each call; they take turns, so that what else the machine does falls on all of them."""
-    times: list[list[float]] = [[] for _ in calls]
-    for call in calls:
-        call()
-    for _ in range(repeat):
-        for call, found in zip(calls, times, strict=True):
-            started = time.perf_counter()
-            call()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            found.append(time.perf_counter() - started)
-    return [statistics.median(found) for found in times]
 
 
 def loop_repeat(repeat: int) -> int:
@@ -227,31 +149,24 @@ def subspace_rows(case: Case) -> list[Row]:
 
 def captum_rows(case: Case, *, device: str, repeat: int) -> list[Row]:
     """Integrated gradients, SmoothGrad and occlusion of the same settings, by both."""
-    target, x = case.score.target_B, case.x_BCHW
-    gradients = captum.attr.IntegratedGradients(case.model)
-    windows = captum.attr.Occlusion(case.model)
-    shape, strides = (x.shape[1], 4, 4), (x.shape[1], 2, 2)
+    gradients, windows = captum.attr.IntegratedGradients(case.model), captum.attr.Occlusion(case.model)
     tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(case.model))
     noise = 0.15 * float((case.background.highest_CHW - case.background.lowest_CHW).mean())
+    shape, strides = (case.x_BCHW.shape[1], 4, 4), (case.x_BCHW.shape[1], 2, 2)
     compared: list[tuple[Attributor, Callable[..., object], str, tuple[int, ...]]] = [
         (
             IntegratedGradients(num_steps=50, baseline=Zero()),
-            partial(gradients.attribute, x, target=target, n_steps=50),
+            partial(gradients.attribute, n_steps=50),
             "internal_batch_size",
             INTERNAL_SIZES,
         ),
         (
             Occlusion(window=4, stride=2, baseline=Zero()),
-            partial(windows.attribute, x, shape, strides=strides, target=target, baselines=0),
+            partial(windows.attribute, sliding_window_shapes=shape, strides=strides, baselines=0),
             "perturbations_per_eval",
-            PERTURBATIONS,
+            COPIES,
         ),
-        (
-            SmoothGrad(num_samples=25),
-            partial(tunnel.attribute, x, target=target, nt_samples=25, stdevs=noise, abs=False),
-            "nt_samples_batch_size",
-            NOISE_SIZES,
-        ),
+        (SmoothGrad(num_samples=25), partial(tunnel.attribute, nt_samples=25, stdevs=noise, abs=False), "nt_samples_batch_size", COPIES),
     ]
     return [row for ours, theirs, name, sizes in compared for row in _captum_pair(case, ours, theirs, name, sizes, device, repeat)]
 
@@ -259,17 +174,66 @@ def captum_rows(case: Case, *, device: str, repeat: int) -> list[Row]:
 def _captum_pair(
     case: Case, ours: Attributor, theirs: Callable[..., object], name: str, sizes: tuple[int, ...], device: str, repeat: int
 ) -> list[Row]:
-    def own() -> object:
-        return attribute(ours, case.model, case.x_BCHW, case.score, background=case.background)
+    cases = [case.first(num) for num in AT_ONCE if num < len(case.x_BCHW)] + [case]
+    settings = [(part, {}) for part in cases] + [(part, {name: size}) for part in cases[-2:] for size in sizes]
+    own = [partial(attribute, ours, part.model, part.x_BCHW, part.score, background=part.background) for part in cases]
+    other = [partial(theirs, part.x_BCHW, target=part.score.target_B, **given) for part, given in settings]
+    found_s = seconds(device, *own, *other, repeat=repeat)
+    own_ms = [1000 * found / len(part.x_BCHW) for found, part in zip(found_s[: len(own)], cases, strict=True)]
+    other_ms = [1000 * found / len(part.x_BCHW) for found, (part, _) in zip(found_s[len(own) :], settings, strict=True)]
+    best_ms, number = min((found, number) for number, found in enumerate(other_ms))
+    method, (part, given) = str(ours.method), settings[number]  # type: ignore[attr-defined]
+    how = f"{len(part.x_BCHW)} images at once, {' '.join(f'{key}={value}' for key, value in given.items()) or 'defaults'}"
+    rows = [Row(f"{method}, Captum's best", f"{own_ms[-1]:.3g} ms/image", f"{best_ms:.3g} ms/image at {how}", best_ms / own_ms[-1], 1.2)]
+    for part, mine, default in zip(cases, own_ms, other_ms, strict=False):
+        what = f"{method}, Captum's defaults, images at once: {len(part.x_BCHW)}"
+        rows.append(Row(what, f"{mine:.3g} ms/image", f"{default:.3g} ms/image", default / mine, 3 if part is case else None))
+    return rows
 
-    own_s, default_s, *best_s = seconds(device, own, theirs, *(partial(theirs, **{name: size}) for size in sizes), repeat=repeat)
-    best = min(zip(best_s, sizes, strict=True))
-    num, method = len(case.x_BCHW), str(ours.method)  # type: ignore[attr-defined]
-    own_ms = f"{1000 * own_s / num:.3g} ms/image"
-    return [
-        Row(f"{method}, Captum's best", own_ms, f"{1000 * best[0] / num:.3g} ms/image at {name}={best[1]}", best[0] / own_s, 1.2),
-        Row(f"{method}, Captum's defaults", own_ms, f"{1000 * default_s / num:.3g} ms/image", default_s / own_s, 3),
+
+def cam_rows(case: Case, *, device: str, repeat: int) -> list[Row]:
+    """Class activation maps of the last layer that keeps positions, by both; theirs wants parameters that can be trained."""
+    assert vision.torchvision  # Imported before pytorch-grad-cam does, which may not be able to by itself.
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    pairs = [
+        (GradCam(), pytorch_grad_cam.GradCAM),
+        (GradCamPlusPlus(), pytorch_grad_cam.GradCAMPlusPlus),
+        (HiResCam(), pytorch_grad_cam.HiResCAM),
+        (LayerCam(), pytorch_grad_cam.LayerCAM),
+        (XGradCam(), pytorch_grad_cam.XGradCAM),
+        (EigenCam(), pytorch_grad_cam.EigenCAM),
     ]
+    layers, targets = [case.model.features[-1]], [ClassifierOutputTarget(int(target)) for target in case.score.target_B]
+    case.model.requires_grad_(True)
+    rows = []
+    for ours, theirs in pairs:
+        with theirs(model=case.model, target_layers=layers) as cam:
+            own_s, other_s = seconds(
+                device,
+                partial(attribute, ours, case.model, case.x_BCHW, case.score, background=case.background),
+                partial(cam, input_tensor=case.x_BCHW, targets=targets),
+                repeat=4 * repeat,  # They take milliseconds.
+            )
+        own_ms, other_ms = 1000 * own_s / len(case.x_BCHW), 1000 * other_s / len(case.x_BCHW)
+        rows.append(Row(f"{ours.method}, pytorch-grad-cam", f"{own_ms:.3g} ms/image", f"{other_ms:.3g} ms/image", other_ms / own_ms, 1.5))
+    case.model.requires_grad_(False)
+    return rows
+
+
+def memory_rows() -> list[Row]:
+    """The growth of a process beside the bound it was given, of 256 images on a CPU.
+
+    The bound counts activations. Beside them a backward pass holds their gradients, and a method its batch a few times (3 MiB each).
+    """
+    rows = []
+    for method in METHODS:
+        for bound in BOUNDS_MIB:
+            found = measured_mib(method, num_images=256, bound_mib=bound)
+            what = f"{method}, most memory of 256 images over pass_memory_gb"
+            rows.append(Row(what, f"{found:.3g} MiB", f"bound of {bound} MiB", found / bound, 2.5, is_least=False))
+    return rows
 
 
 def table_of(rows: list[Row], case: Case, *, device: str, repeat: int) -> pd.DataFrame:
@@ -286,6 +250,7 @@ def table_of(rows: list[Row], case: Case, *, device: str, repeat: int) -> pd.Dat
         "python": versions()["python"],
         "torch": torch.__version__,
         "captum": captum.__version__,
+        "grad_cam": version("grad-cam"),
         "date": f"{datetime.now():%Y-%m-%d}",
     }
     own = [
@@ -313,8 +278,9 @@ def write(folder: Path, found: pd.DataFrame) -> None:
         f"{first['model']}; {first['images']} images; {first['hardware']}, at a load of {first['load']};",
         f"times are medians of {first['repeat']} (finite differences and the published loop: of {loop_repeat(first['repeat'])}), "
         f"one seed ({first['seed']});",
-        f"code {first['commit']}, Python {first['python']}, torch {first['torch']}, Captum {first['captum']}, {first['date']}.",
-        "`python benchmarks/attribution.py` makes it again.",
+        f"code {first['commit']}, Python {first['python']}, torch {first['torch']}, Captum {first['captum']}, "
+        f"pytorch-grad-cam {first['grad_cam']}, {first['date']}.",
+        "`python -m benchmarks.attribution` makes it again.",
         "",
         "| what | ours | theirs | ratio | target | met |",
         "| --- | --- | --- | ---: | ---: | --- |",
@@ -331,7 +297,7 @@ def main() -> None:
     """Measure, print, and end with 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--images", type=int, default=16, help="images of the comparison with Captum and of the cosines")
+    parser.add_argument("--images", type=int, default=64, help="images handed over at once")
     parser.add_argument("--train-images", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=5, help="of each time, of which the median counts")
@@ -342,7 +308,8 @@ def main() -> None:
     case = trained_case(num_train=given.train_images, epochs=given.epochs, num_images=given.images, device=given.device)
     print(case.name, file=sys.stderr, flush=True)
     rows = finite_difference_rows(case, device=given.device, repeat=given.repeat)
-    rows += subspace_rows(case) + captum_rows(case, device=given.device, repeat=given.repeat)
+    rows += subspace_rows(case.first(16)) + captum_rows(case, device=given.device, repeat=given.repeat)
+    rows += cam_rows(case, device=given.device, repeat=given.repeat) + memory_rows()
     found = table_of(rows, case, device=given.device, repeat=given.repeat)
     shown = Table("what", "ours", "theirs", "ratio", "target", title=f"{found['model'][0]}, {found['commit'][0]}, {found['hardware'][0]}")
     for row, target in zip(rows, found["target"], strict=True):
