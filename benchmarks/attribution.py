@@ -175,7 +175,9 @@ def _captum_pair(
     case: Case, ours: Attributor, theirs: Callable[..., object], name: str, sizes: tuple[int, ...], device: str, repeat: int
 ) -> list[Row]:
     cases = [case.first(num) for num in AT_ONCE if num < len(case.x_BCHW)] + [case]
-    settings = [(part, {}) for part in cases] + [(part, {name: size}) for part in cases[-2:] for size in sizes]
+    # Captum takes no internal batch that is smaller than the number of images.
+    able = [(part, size) for part in cases[-2:] for size in sizes if sizes != INTERNAL_SIZES or size >= len(part.x_BCHW)]
+    settings = [(part, {}) for part in cases] + [(part, {name: size}) for part, size in able]
     own = [partial(attribute, ours, part.model, part.x_BCHW, part.score, background=part.background) for part in cases]
     other = [partial(theirs, part.x_BCHW, target=part.score.target_B, **given) for part, given in settings]
     found_s = seconds(device, *own, *other, repeat=repeat)

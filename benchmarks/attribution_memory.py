@@ -6,10 +6,10 @@ Prints by how many MiB the process grew at most while the CIFAR-10 network of th
 at once (Linux only). What the process holds before is what it holds after one image was explained.
 """
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -25,9 +25,10 @@ METHODS: dict[str, Attributor] = {
 """With few points each: how many there are changes the time only."""
 
 
-def held_mib() -> float:
-    """What the process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+def held_mib(kind: Literal["VmRSS", "VmHWM"]) -> float:
+    """What the process holds now, or has held at most. Not getrusage, whose maximum goes on from the parent process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")) / 2**10
 
 
 def growth_mib(method: Attributor, *, num_images: int, bound_mib: int) -> float:
@@ -37,9 +38,9 @@ def growth_mib(method: Attributor, *, num_images: int, bound_mib: int) -> float:
     model = CifarCnn().build(input_shape=(3, 32, 32), num_outputs=10)
     x_BCHW, score = torch.randn(num_images, 3, 32, 32), Score(torch.zeros(num_images, dtype=torch.long))
     attribute(method, model, x_BCHW[:1], score.at(slice(1)))
-    before_mib = held_mib()
+    before_mib = held_mib("VmRSS")
     attribute(method, model, x_BCHW, score, background=Background(memory_bytes=bound_mib * 2**20))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - before_mib
+    return held_mib("VmHWM") - before_mib
 
 
 def measured_mib(method: str, *, num_images: int, bound_mib: int) -> float:
