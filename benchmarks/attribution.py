@@ -216,7 +216,7 @@ def cam_rows(case: Case, *, device: str, repeat: int) -> list[Row]:
                 device,
                 partial(attribute, ours, case.model, case.x_BCHW, case.score, background=case.background),
                 partial(cam, input_tensor=case.x_BCHW, targets=targets),
-                repeat=4 * repeat,  # They take milliseconds.
+                repeat=repeat,
             )
         own_ms, other_ms = 1000 * own_s / len(case.x_BCHW), 1000 * other_s / len(case.x_BCHW)
         rows.append(Row(f"{ours.method}, pytorch-grad-cam", f"{own_ms:.3g} ms/image", f"{other_ms:.3g} ms/image", other_ms / own_ms, 1.5))
