@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.context import Context
+from pipeline.core.context import Context, StopRequested
 from pipeline.core.settings import SettingsError
 from pipeline.core.step import Stage
 from pipeline.core.tables import INDEX, write_table
 from pipeline.methods.datasets import Dataset, Samples, Shortcut
 from pipeline.methods.datasets.splits import ImageSettings, Scale, stratified_folds
+from pipeline.methods.training.ddp import any_rank
 from pipeline.stages.artifacts import DatasetFacts, write_array, write_vocabulary
 from pipeline.stages.sharing import Columns, SharedArray, gather_columns
 
@@ -30,8 +31,9 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
     Raises:
         FileNotFoundError: files of the data set are missing.
         SettingsError: the settings ask for what the data do not have, or leave a split without samples.
+        StopRequested: a rank was asked to stop.
     """
-    samples = data.load(context.data_root)
+    samples = _loaded(data, context)
     for line in samples.faults if context.ranks.is_first else ():
         print(f"left out: {line}", flush=True)
     splits_N, fold_N = splits_and_folds(data, samples)
@@ -66,6 +68,28 @@ def run(data: Dataset, *, inputs: Mapping[str, Path], out: Path, context: Contex
             write_array(out / "masks.npy", samples.masks_NHW)
         facts.write(out)
     context.metrics.update({"num_samples": len(splits_N), **samples.left_out})
+
+
+def _loaded(data: Dataset, context: Context) -> Samples:
+    """All samples; the ranks, each of which reads them by itself, stop together.
+
+    Raises:
+        StopRequested: a rank was asked to stop while it read.
+    """
+
+    def report(done: int, total: int) -> None:
+        context.progress(done, total, unit="samples read")
+        if context.should_stop():
+            raise StopRequested(f"stopped when {done} of {total} samples were read; run the same command again to read them anew")
+
+    stop, samples = None, None
+    try:
+        samples = data.load(context.data_root, report=report)
+    except StopRequested as error:
+        stop = error
+    if any_rank(context.ranks, flag=stop is not None) or samples is None:
+        raise stop or StopRequested("another rank was asked to stop; run the same command again")
+    return samples
 
 
 def splits_and_folds(data: Dataset, samples: Samples) -> tuple[NDArray[np.str_], NDArray[np.int32]]:

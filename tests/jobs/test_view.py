@@ -71,3 +71,18 @@ def test_an_attempt_that_continues_is_not_as_fast_as_if_it_had_done_all(monkeypa
         now_s[0] += 10.0
     assert describe(PLANNED[1], events[0]) == "prepare-1 600/1,000 samples, loss 0.5"
     assert describe(PLANNED[1], events[-1]) == "prepare-1 800/1,000 samples, 10/s, 20 s left, loss 0.5"
+
+
+def test_what_follows_in_another_unit_has_a_speed_of_its_own(monkeypatch, tmp_path):
+    now_s, events = [100.0], []
+    monkeypatch.setattr(run.time, "monotonic", lambda: now_s[0])
+    progress = ProgressFile(tmp_path / "progress.json", also=events.append)
+    for done, unit in ((0, "samples read"), (500, "samples read"), (0, "samples"), (20, "samples")):
+        progress(done, 500, unit=unit)
+        now_s[0] += 10.0
+    told = [describe(PLANNED[1], event) for event in events]
+    assert told[1:] == [
+        "prepare-1 500/500 samples read, 50/s, 0 s left",
+        "prepare-1 0/500 samples",
+        "prepare-1 20/500 samples, 2/s, 240 s left",
+    ]

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.methods.additive import Effect, drawn
-from pipeline.methods.datasets.samples import NO_CLASS, NormalisedBy, Samples
+from pipeline.methods.datasets.samples import NO_CLASS, NormalisedBy, Report, Samples, no_report
 from pipeline.methods.datasets.splits import FoldSettings
 from pipeline.methods.tasks import Kind, Task
 
@@ -37,7 +37,7 @@ class Additive(FoldSettings):
         """None: the samples are drawn."""
         return ()
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`."""
         num = self.num_train + self.num_test
         x_NF, value_N = drawn(num, self.effect, seed=self.generator_seed)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Report, Samples, no_report
 from pipeline.methods.datasets.sources import CIFAR_10_FILES, CIFAR_100_FILES, Source
 from pipeline.methods.datasets.splits import ImageSettings, stratified_subset
 
@@ -76,7 +76,7 @@ class Cifar10(ImageSettings):
         """Batches that are not there, if the archive is not there either."""
         return _missing(CIFAR_10, root)
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`."""
         return _load(self, CIFAR_10, root)
 
@@ -94,7 +94,7 @@ class Cifar100(ImageSettings):
         """Batches that are not there, if the archive is not there either."""
         return _missing(CIFAR_100, root)
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`."""
         return _load(self, CIFAR_100, root)
 

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Report, Samples, no_report
 from pipeline.methods.datasets.sources import MNIST_FILES, Source
 from pipeline.methods.datasets.splits import ImageSettings, stratified_subset
 
@@ -36,7 +36,7 @@ class Mnist(ImageSettings):
         names = [name for prefix in PREFIXES.values() for name in _names(prefix)]
         return tuple(root / FOLDER / name for name in names if _find(root / FOLDER / name) is None)
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`."""
         if missing := self.missing_files(root):
             names = ", ".join(str(path) for path in missing)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pipeline.core.settings import SettingsError
 from pipeline.methods.datasets.images import Folder, ImageForm, ImageList, OwnImages, load_splits, refuse_twins
-from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Report, Samples, no_report
 from pipeline.methods.datasets.splits import stratified_subset
 
 
@@ -30,7 +30,7 @@ class ImageFolder(OwnImages):
         """Folders of splits that are not there."""
         return tuple(path for path in self._parts(root).values() if not path.is_dir())
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`."""
         if missing := self.missing_files(root):
             raise MissingDataError(
@@ -45,7 +45,7 @@ class ImageFolder(OwnImages):
         lists = {split: _listed(root, found, names) for split, found in files.items()}
         splits = lists if "test" in lists else self._divided(lists["train"])
         form = ImageForm(channels=self.channels, side_px=self.side_px, resized=True)
-        return load_splits(self, splits, form=form, output_names=names, refuse_shared=self.duplicates == "refuse")
+        return load_splits(self, splits, form=form, output_names=names, refuse_shared=self.duplicates == "refuse", report=report)
 
     def _parts(self, root: Path) -> dict[str, Path]:
         """The folder of each split; of 'train' alone where it is to be divided."""

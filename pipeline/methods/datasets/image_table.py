@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from pipeline.core.settings import SettingsError
 from pipeline.methods.datasets.images import Folder, ImageForm, ImageList, OwnImages, load_splits, refuse_twins
-from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Report, Samples, no_report
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 
@@ -38,7 +38,7 @@ class ImageTable(OwnImages):
         """Files of the two splits that are not there; '*' stands for any ending."""
         return missing_tables(root / self.folder, ("train", self.test_name))
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`."""
         folder = root / self.folder
         if missing := self.missing_files(root):
@@ -51,7 +51,7 @@ class ImageTable(OwnImages):
         if len(names) != self.num_classes:
             raise SettingsError(f"{folder} has {len(names)} classes, but data.num_classes is {self.num_classes}; set it to {len(names)}")
         form = ImageForm(channels=self.channels, side_px=self.side_px, resized=True)
-        return load_splits(self, splits, form=form, output_names=names, refuse_shared=self.duplicates == "refuse")
+        return load_splits(self, splits, form=form, output_names=names, refuse_shared=self.duplicates == "refuse", report=report)
 
 
 def table_files(folder: Path, name: str) -> tuple[Path, ...]:

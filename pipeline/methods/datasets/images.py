@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import AfterValidator, Field
 
 from pipeline.core.settings import beneath
-from pipeline.methods.datasets.samples import DataFileError, Samples
+from pipeline.methods.datasets.samples import DataFileError, Report, Samples, no_report
 from pipeline.methods.datasets.splits import ImageSettings, stratified_subset
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
@@ -112,7 +112,13 @@ class Reading:
 
 
 def load_splits(
-    settings: StoredImages, splits: Mapping[str, ImageList], *, form: ImageForm, output_names: Sequence[str], refuse_shared: bool = False
+    settings: StoredImages,
+    splits: Mapping[str, ImageList],
+    *,
+    form: ImageForm,
+    output_names: Sequence[str],
+    refuse_shared: bool = False,
+    report: Report = no_report,
 ) -> Samples:
     """The samples of a data set: its share of each split, read, with what cannot be read refused or left out.
 
@@ -122,6 +128,7 @@ def load_splits(
         form: what the images become.
         output_names: of the classes.
         refuse_shared: refuse images that are in both splits, byte for byte.
+        report: told as images are read.
 
     Raises:
         DataFileError: an image cannot be read and broken is 'refuse'; an image is in both splits.
@@ -130,7 +137,7 @@ def load_splits(
     kept = {split: _share(settings, split, images) for split, images in splits.items()}
     splits_N = np.repeat(list(kept), [len(images) for images in kept.values()])
     places_N = [place for images in kept.values() for place in images.places_N]
-    found = _read(list(kept.values()), form)
+    found = _read(list(kept.values()), form, report=report)
     faults = [f"{places_N[row]}: {found.faults[row]}" for row in sorted(found.faults)]
     if faults and settings.broken == "refuse":
         raise DataFileError(
@@ -159,7 +166,7 @@ def _share(settings: StoredImages, split: str, images: ImageList) -> ImageList:
     return images.take(stratified_subset(images.labels_N, num_kept, seed=settings.split_seed, purpose=f"{split} subset"))
 
 
-def _read(lists: Sequence[ImageList], form: ImageForm) -> Reading:
+def _read(lists: Sequence[ImageList], form: ImageForm, *, report: Report) -> Reading:
     """All images, by as many threads as this process has cores: Pillow decodes and scales without the interpreter's lock."""
     starts = np.cumsum([0, *map(len, lists)]).tolist()
     found = Reading(np.zeros((starts[-1], form.channels, form.side_px, form.side_px), dtype=np.uint8))
@@ -180,9 +187,12 @@ def _read(lists: Sequence[ImageList], form: ImageForm) -> Reading:
                 found.faults[start + position] = str(error) if isinstance(error, DataFileError) else "it is not there"
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(min(cores, MOST_THREADS)) as threads:
-        for _ in threads.map(work, tasks):
-            pass
+    threads = ThreadPoolExecutor(min(cores, MOST_THREADS))
+    try:
+        for (_, start, positions), _ in zip(tasks, threads.map(work, tasks), strict=True):
+            report(start + positions.stop, starts[-1])
+    finally:  # Where `report` ends the reading, images that no thread has begun are not waited for.
+        threads.shutdown(cancel_futures=True)
     return found
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyarrow import csv
 from pydantic import Field, model_validator
 
-from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Report, Samples, no_report
 from pipeline.methods.datasets.splits import ImageSettings, stratified_subset
 
 NUM_DIGITS = 5000
@@ -43,7 +43,7 @@ class MnistSmall(ImageSettings):
         """None: the digits are part of an installed package."""
         return ()
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`."""
         x_NCHW, labels_N = _read_digits()
         test = stratified_subset(labels_N, round(self.test_fraction * len(labels_N)), seed=self.split_seed, purpose="test split")

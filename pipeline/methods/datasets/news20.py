@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.methods.datasets.samples import DataFileError, MissingDataError, NormalisedBy, Samples
+from pipeline.methods.datasets.samples import DataFileError, MissingDataError, NormalisedBy, Report, Samples, no_report
 from pipeline.methods.datasets.sources import NEWS_20_FILES, Source
 from pipeline.methods.datasets.splits import SplitSettings, stratified_subset
 from pipeline.methods.tasks import Kind
@@ -51,7 +51,7 @@ class News20(SplitSettings):
         folders = [folder for name in FOLDERS.values() if not (folder := _folder(root, name)).is_dir()]
         return (*folders, *([self._vector_path(root)] if self.vectors and not self._vector_path(root).is_file() else []))
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`."""
         if missing := self.missing_files(root):
             raise MissingDataError(f"news20 needs {', '.join(map(str, missing))}; put them there, or point ATTRAIN_DATA to their folder")
@@ -68,7 +68,10 @@ class News20(SplitSettings):
             labels.append(labels_N[rows])
             splits.append(np.full(len(rows), split))
         splits_N = np.concatenate(splits)
-        texts = [words_of(self._text(path)) for path in paths]
+        texts = []
+        for path in paths:
+            texts.append(words_of(self._text(path)))
+            report(len(texts), len(paths))
         in_train = (words for words, split in zip(texts, splits_N, strict=True) if split == "train")
         vocabulary = vocabulary_of(in_train, max_words=self.max_words, min_count=self.min_count)
         return Samples(

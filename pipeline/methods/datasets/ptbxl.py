@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.core.settings import Settings, SettingsError
-from pipeline.methods.datasets.samples import NO_CLASS, DataFileError, MissingDataError, NormalisedBy, Samples
+from pipeline.methods.datasets.samples import NO_CLASS, DataFileError, MissingDataError, NormalisedBy, Report, Samples, no_report
 from pipeline.methods.datasets.sources import PTB_XL_FILES, Source
 from pipeline.methods.datasets.wfdb_records import read_signals
 from pipeline.methods.tasks import Kind, Task
@@ -95,7 +95,7 @@ class PtbXl(Settings):
         lists = tuple(path for path in (root / FOLDER / DATABASE, root / FOLDER / STATEMENTS) if not path.is_file())
         return lists if lists or self.missing == "skip" else _not_there(self._records(root))
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`."""
         if missing := self.missing_files(root):
             raise MissingDataError(
@@ -115,7 +115,7 @@ class PtbXl(Settings):
         if not kept:
             raise SettingsError(f"ptbxl: none of {len(listed)} records is there and has a {self.labels} label; set num_records higher")
         return Samples(
-            x_NCHW=self._signals(kept),
+            x_NCHW=self._signals(kept, report=report),
             labels_N=np.full(len(kept), NO_CLASS, dtype=np.int32),
             values_NK=labels_NK,
             splits_N=np.array([record.split for record in kept]),
@@ -132,12 +132,13 @@ class PtbXl(Settings):
             raise SettingsError(f"data.num_records: wanted {self.num_records} records, but {DATABASE} lists {len(records)}; set it lower")
         return records[: self.num_records]
 
-    def _signals(self, records: list[Record]) -> NDArray[np.float32]:
+    def _signals(self, records: list[Record], *, report: Report) -> NDArray[np.float32]:
         """(N, C, T), filled one by one: a list of them and their stack would take twice the memory."""
         num_steps = DURATION_S * self.rate_hz
         x_NCT = np.empty((len(records), len(LEADS), num_steps), dtype=np.float32)
-        for x_CT, record in zip(x_NCT, records, strict=True):
+        for done, (x_CT, record) in enumerate(zip(x_NCT, records, strict=True), start=1):
             x_CT[:] = read_signals(record.path, names=LEADS, rate_hz=self.rate_hz, num_steps=num_steps)
+            report(done, len(records))
         return x_NCT
 
 

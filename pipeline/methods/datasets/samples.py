@@ -3,7 +3,7 @@
 N = samples, C = channels, H, W = pixels, F = features, T = time steps, L = tokens, K = outputs: classes, labels or values
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -21,6 +21,14 @@ NO_CLASS = -1
 
 NormalisedBy = Literal["channel", "all", "nothing"]
 """channel: each channel or feature; all: their values taken together, so that sizes can be compared between channels; nothing: none."""
+
+
+Report = Callable[[int, int], None]
+"""Is told how many of how many samples are read. What it raises ends the reading."""
+
+
+def no_report(done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 class DataFileError(UserError, ValueError):
@@ -136,11 +144,12 @@ class DatasetSettings(Protocol):
         """Seed of every random choice of samples."""
         ...
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """All samples, the same ones for the same settings.
 
         Args:
             root: folder of the data files (ATTRAIN_DATA); embedded data sets do not look there.
+            report: told now and then by data sets that read a file a sample; others take no two seconds.
 
         Raises:
             MissingDataError: files of `missing_files` are missing; names them.

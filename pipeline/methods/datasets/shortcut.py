@@ -18,7 +18,7 @@ from pipeline.methods.datasets.idx import Mnist
 from pipeline.methods.datasets.image_folder import ImageFolder
 from pipeline.methods.datasets.image_table import ImageTable
 from pipeline.methods.datasets.mnist_small import MnistSmall
-from pipeline.methods.datasets.samples import NormalisedBy, Samples
+from pipeline.methods.datasets.samples import NormalisedBy, Report, Samples, no_report
 from pipeline.methods.datasets.sources import Source
 from pipeline.methods.datasets.splits import Scale
 from pipeline.methods.datasets.tiny_imagenet import TinyImagenet
@@ -90,9 +90,9 @@ class Shortcut(Settings):
         """Those of the base."""
         return self.base.missing_files(root)
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`; the splits are `train`, `test` and, after them, `test_clean`."""
-        clean = self.base.load(root)
+        clean = self.base.load(root, report=report)
         places_N = self._places(clean)
         patched_N = np.ones(len(clean), dtype=bool) if self.train_patch else clean.splits_N != "train"
         height, width = clean.x_NCHW.shape[2:]

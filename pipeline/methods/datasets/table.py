@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pipeline.core.randomness import generator
 from pipeline.core.settings import SettingsError, nearest
-from pipeline.methods.datasets.samples import NO_CLASS, DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.samples import NO_CLASS, DataFileError, MissingDataError, Report, Samples, no_report
 from pipeline.methods.datasets.splits import FoldSettings, stratified_subset
 from pipeline.methods.tasks import Kind, Task
 
@@ -96,7 +96,7 @@ class Table(AnyTable):
         """See `DatasetSettings`."""
         return self.num_classes
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`."""
         table, names, x_NF = self.read(root, (self.label,))
         given = table[self.label].to_pylist()
@@ -132,7 +132,7 @@ class TableOfValues(AnyTable):
         """See `DatasetSettings`."""
         return len(self.values)
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`."""
         table, names, x_NF = self.read(root, self.values)
         values_NK = np.stack([numbers(table, name, where=root / self.file) for name in self.values], axis=1)

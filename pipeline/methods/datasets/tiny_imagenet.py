@@ -18,7 +18,7 @@ from pydantic import Field
 from pipeline.core.settings import SettingsError
 from pipeline.methods.datasets.image_table import missing_tables, read_tables, table_files
 from pipeline.methods.datasets.images import ImageForm, ImageList, StoredImages, load_splits
-from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Samples
+from pipeline.methods.datasets.samples import DataFileError, MissingDataError, Report, Samples, no_report
 from pipeline.methods.datasets.sources import TINY_IMAGENET_FILES, Source
 
 SIDE_PX = 64
@@ -62,7 +62,7 @@ class TinyImagenet(StoredImages):
             paths += [root / _boxes(wnid) for wnid in _lines(paths[0])]
         return tuple(path for path in paths if not path.is_file())
 
-    def load(self, root: Path) -> Samples:
+    def load(self, root: Path, *, report: Report = no_report) -> Samples:
         """See `DatasetSettings.load`; masks are the boxes."""
         folder, what = (FOLDER, "tiny-imagenet-200.zip") if self.layout == "folders" else (TABLES, "the Parquet files")
         if missing := self.missing_files(root):
@@ -76,7 +76,8 @@ class TinyImagenet(StoredImages):
                 f"{root / folder} has {len(names)} classes, but data.num_classes is {self.num_classes}; set data.num_classes to "
                 f"{len(names)}, or remove it and fetch the whole data set"
             )
-        return load_splits(self, splits, form=ImageForm(channels=3, side_px=SIDE_PX, resized=False), output_names=names)
+        form = ImageForm(channels=3, side_px=SIDE_PX, resized=False)
+        return load_splits(self, splits, form=form, output_names=names, report=report)
 
     def _folders(self, root: Path) -> tuple[dict[str, ImageList], tuple[str, ...]]:
         wnids = sorted(set(_lines(root / FOLDER / "wnids.txt")))
