@@ -7,6 +7,7 @@ sweep:                           combined with one another, the last varying fas
   zip: {a: [1, 2], b: [3, 4]}    values taken side by side
   list: [{arm: plain, ...}]      one combination an entry; `arm` names it in the tables, `control: ARM` the arm to hold it against,
                                  `published: {test.accuracy: 0.9}` what the work that it repeats has reported
+  data.fold: [0, 1, 2, 3, 4]     the part held out; with seed, what runs of one arm differ in
   seed: [0, 1, 2]                varies fastest, wherever it stands
 resources: {retrain: {...}}      by stage
 cluster: {partition: null, ...}
@@ -36,6 +37,8 @@ from results.collect import settings_of
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 MAX_RUNS = 100_000
+UNIT = ("seed", "data.fold", "data.base.fold")
+"""What runs of one arm may differ in."""
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,59}"
 
 
@@ -218,11 +221,11 @@ def _check_arms(experiment: Experiment, *, where: str) -> None:
             raise SettingsError(f"{where}: table.by: wanted a setting that decides every run, got {name!r}{nearest(name, everywhere)}")
     seen: set[tuple[Any, ...]] = set()
     for run, row in zip(experiment.runs, rows, strict=True):
-        place = (run.arm, run.config.seed, *(canonical_json(row[name]) for name in by))
+        place = (run.arm, run.config.seed, run.config.data.fold, *(canonical_json(row[name]) for name in by))
         if place in seen:
             raise SettingsError(
-                f"{where}: arm {run.arm!r} has seed {run.config.seed} twice in one table; name arms so that their runs differ in the seed "
-                "only, or put what else differs into table.by"
+                f"{where}: arm {run.arm!r} has seed {run.config.seed} twice in one table; name arms so that their runs differ in seed and "
+                "fold only, or put what else differs into table.by"
             )
         seen.add(place)
 
@@ -311,7 +314,7 @@ def expand(file: ExperimentFile, *, where: str) -> Iterable[Run]:
     parse(RunConfig, file.base, where=f"{where}: base")  # What is wrong in the base is wrong there, not in some run.
     blocks = _blocks(file, where=where)
     _check_blocks(blocks, where=where)
-    swept = {name for block in blocks for point in block for name in point} - {"arm", "control", "published", "seed"}
+    swept = {name for block in blocks for point in block for name in point} - {"arm", "control", "published", *UNIT}
     for points in itertools.product(*blocks):
         point = {name: value for part in points for name, value in part.items()}
         arm, control, published = point.pop("arm", None), point.pop("control", None), point.pop("published", {})

@@ -41,7 +41,15 @@ def draft(experiment: "Experiment", store: Store) -> Plan:
         "cluster": plain(experiment.file.cluster),
         "table": plain(experiment.file.table),
         "runs": [
-            {"arm": run.arm, "seed": run.config.seed, "step": step.name, "control": run.control, "published": dict(run.published)}
+            {
+                "arm": run.arm,
+                "seed": run.config.seed,
+                "fold": run.config.data.fold,
+                "folds": run.config.data.folds,
+                "step": step.name,
+                "control": run.control,
+                "published": dict(run.published),
+            }
             for run, step in zip(experiment.runs, experiment.steps.last, strict=True)
         ],
     }

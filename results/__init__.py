@@ -1,7 +1,7 @@
 """From the records of a plan's steps to rows, one a run, and from those to tables, statistics, files and a figure.
 
     collect      collect_runs             the only one that knows plan and store
-    statistics   paired_difference        intervals, paired by seed
+    statistics   paired_difference        intervals, paired by seed and fold
     summary      summarise                one row an arm; incomplete arms are shown and counted
     render       to_terminal, to_markdown, to_latex
     figures      draw, figure_files

@@ -1,7 +1,7 @@
 """Metrics of explanations sample by sample, which a mean hides: some explanations may be right and others worthless.
 
-samples.parquet   one row a run, metric (<split>.<metric>) and sample: arm, seed, metric, sample_id, value
-boxes.png, boxes.pdf           a panel a metric of the summary, a box an arm over the samples of all its seeds
+samples.parquet   one row a run, metric (<split>.<metric>) and sample: arm, seed, fold, metric, sample_id, value
+boxes.png, boxes.pdf           a panel a metric of the summary, a box an arm over the samples of all its runs
 """
 
 import math
@@ -48,7 +48,7 @@ def draw_boxes(samples: pd.DataFrame, *, metrics: Sequence[str]) -> Figure:
     figure, found = panels(len(metrics), num_columns=num_columns, size_inch=size_inch, sharey=True)
     for panel, metric in zip(found, metrics, strict=True):
         _boxes(panel, samples.loc[samples["metric"] == metric], arms=arms, metric=metric)
-    figure.supxlabel("box: quartiles and median over samples of all seeds; whiskers: 1.5 times the box, at most; n: values", fontsize=8)
+    figure.supxlabel("box: quartiles and median over samples of all runs; whiskers: 1.5 times the box, at most; n: values", fontsize=8)
     return figure
 
 

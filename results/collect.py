@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def collect_runs(plan: Plan, store: Store, *, usage: Mapping[str, Usage] = MappingProxyType({})) -> "pd.DataFrame":
     """One row a run of the plan, in its order, whether done or not.
 
-    Columns: arm, seed, state ('done' or what is missing), the settings that decided the run (see `settings_of`), the commit and
-    the hardware that computed its steps, <split>.<metric>, and cost.seconds, cost.samples_seen, cost.peak_memory_mb over all the
+    Columns: arm, seed, fold, folds, state ('done' or what is missing), the settings that decided the run (see `settings_of`), the commit
+    and the hardware that computed its steps, <split>.<metric>, and cost.seconds, cost.samples_seen, cost.peak_memory_mb over all the
     steps that the run needed (shared ones counted in full); where it is known, cost.cpu_efficiency, cost.max_memory_mb and
     cost.gpu_utilisation too.
 
@@ -125,7 +125,7 @@ def _row(
 ) -> dict[str, Any]:
     last = steps[run["step"]]
     needed = chain(last, steps)
-    row = {"arm": run["arm"], "seed": run["seed"]} | {
+    row = {name: run[name] for name in ("arm", "seed", "fold", "folds")} | {
         name: _cell(value) for name, value in settings_of(last.settings, num_rounds=last.round).items()
     }
     row |= {"commit": None, "hardware": None}
@@ -164,7 +164,7 @@ def _cell(value: Any) -> Any:
 
 
 def _column_order(name: str) -> tuple[int, str]:
-    first = ("arm", "seed", "state")
+    first = ("arm", "seed", "fold", "folds", "state")
     if name in first:
         return first.index(name), ""
     return (5, name) if name.startswith("cost.") else (4, name)

@@ -1,7 +1,7 @@
 """Metrics that are a mean over a curve: what is left of a model, or of its score, as a growing share of its input goes.
 
-curves.parquet, curves.csv     one row a run and point: arm, seed, metric (<split>.<metric>), share, value
-curves.png, curves.pdf         a panel a metric of the summary, a line an arm: mean over seeds, the band from lowest to highest
+curves.parquet, curves.csv     one row a run and point: arm, seed, fold, metric (<split>.<metric>), share, value
+curves.png, curves.pdf         a panel a metric of the summary, a line an arm: mean over its runs, the band from lowest to highest
 """
 
 import math
@@ -53,7 +53,7 @@ def draw_curves(curves: pd.DataFrame, *, metrics: Sequence[str]) -> Figure:
         _lines(panel, curves.loc[curves["metric"] == metric], arms=arms, metric=metric)
     lines = {str(line.get_label()): line for panel in found for line in panel.get_lines()}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.suptitle("line: mean over seeds; band: from the lowest to the highest seed", fontsize=8)
+    figure.suptitle("line: mean over runs; band: from the lowest to the highest run", fontsize=8)
     return figure
 
 

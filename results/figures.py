@@ -1,6 +1,6 @@
-"""One figure: a panel a metric, a row an arm; a point for each seed, a bar to their mean.
+"""One figure: a panel a metric, a row an arm; a point for each run, a bar to their mean.
 
-A seed stands at the same height in the row of every arm, so that pairs can be followed by eye.
+A seed (and fold, where runs differ in it) stands at the same height in the row of every arm, so that pairs can be followed by eye.
 """
 
 import math
@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from results.parts import figure_files, panels
-from results.render import FLAG, found_of_expected
-from results.summary import found_values, summarise
+from results.render import FLAG, found_of_expected, replicates
+from results.statistics import Unit
+from results.summary import found_values, summarise, units_of
 from results.units import unit_of
 
 # Blue of Okabe and Ito 2008 (told apart by the colour-blind), lightened so that the points stand out in grey print too.
@@ -36,8 +37,9 @@ def draw(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None = No
         _labels(panel, summary, metric=metric)
     has_own = any(other not in ("", control) for other in summary["compared_with"])
     dashed = "; dashed: the control's mean" if control is not None else ""
+    over = replicates(summary)
     dashed += "; within a row: that of the arm's own control" if has_own else ""
-    figure.supxlabel(f"bar: mean over seeds; points: seeds{dashed}; (found/expected){FLAG}: runs are missing", fontsize=8)
+    figure.supxlabel(f"bar: mean over {over}; points: {over}{dashed}; (found/expected){FLAG}: runs are missing", fontsize=8)
     return figure
 
 
@@ -59,8 +61,8 @@ def _bars_and_points(panel: Axes, runs: pd.DataFrame, *, summary: pd.DataFrame, 
             panel.axvline(mean, color=POINT, linestyle="--", linewidth=0.8)
         elif row["compared_with"] not in ("", control):
             panel.vlines(mean_of[row["compared_with"]], row_y - 0.35, row_y + 0.35, color=POINT, linestyle="--", linewidth=0.8)
-        for seed, value in found_values(runs, arm=row["arm"], metric=metric).items():
-            panel.plot(value, row_y + height_of[seed], "o", color=POINT, markersize=4.5, markeredgecolor="white", markeredgewidth=0.6)
+        for unit, value in found_values(runs, arm=row["arm"], metric=metric).items():
+            panel.plot(value, row_y + height_of[unit], "o", color=POINT, markersize=4.5, markeredgecolor="white", markeredgewidth=0.6)
         if found < expected:
             panel.text(1.01, row_y, found_of_expected(found, expected), transform=panel.get_yaxis_transform(), va="center", fontsize=8)
 
@@ -75,8 +77,8 @@ def _labels(panel: Axes, summary: pd.DataFrame, *, metric: str) -> None:
     panel.tick_params(axis="y", length=0)
 
 
-def _heights(runs: pd.DataFrame) -> dict[int, float]:
-    """{seed: offset from the middle of its row}, in rows."""
-    seeds = sorted(runs["seed"].astype(int).unique())
-    spread = np.linspace(-0.2, 0.2, len(seeds)) if len(seeds) > 1 else [0.0]
-    return {seed: float(offset) for seed, offset in zip(seeds, spread, strict=True)}
+def _heights(runs: pd.DataFrame) -> dict[Unit, float]:
+    """{(seed, fold): offset from the middle of its row}, in rows."""
+    units = sorted(set(units_of(runs)))
+    spread = np.linspace(-0.2, 0.2, len(units)) if len(units) > 1 else [0.0]
+    return {unit: float(offset) for unit, offset in zip(units, spread, strict=True)}

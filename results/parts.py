@@ -18,7 +18,7 @@ from results.summary import DONE
 
 
 def collect_parts(plan: Plan, store: Store, runs: pd.DataFrame, *, file: str, schema: pa.Schema) -> pd.DataFrame:
-    """The rows of one table of all runs that are done, with columns arm and seed, and metric as <split>.<metric>.
+    """The rows of one table of all runs that are done, with columns arm, seed and fold, and metric as <split>.<metric>.
 
     Args:
         plan: the plan.
@@ -28,13 +28,14 @@ def collect_parts(plan: Plan, store: Store, runs: pd.DataFrame, *, file: str, sc
         schema: of the table; it has columns split and metric.
     """
     own = [name for name in schema.names if name not in ("split", "metric")]
-    names = ["arm", "seed", "metric", *own]
+    names = ["arm", "seed", "fold", "metric", *own]
     parts = []
     for position, row in runs[runs["state"] == DONE].iterrows():
         path = store.folder(plan.facts["identity"]["runs"][position]["step"]) / file
         if path.exists():
             found = read_table(path, schema).to_pandas()
-            parts.append(found.assign(arm=row["arm"], seed=row["seed"], metric=found["split"] + "." + found["metric"])[names])
+            named = {name: row[name] for name in ("arm", "seed", "fold")}
+            parts.append(found.assign(**named, metric=found["split"] + "." + found["metric"])[names])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
 

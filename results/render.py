@@ -124,7 +124,10 @@ def layout(summary: pd.DataFrame, metrics: Sequence[str]) -> Layout:
 
 def caption(summary: pd.DataFrame) -> list[str]:
     """Sentences that say what each number of the tables is."""
-    lines = [f"Mean {PLUS_MINUS} standard deviation (n - 1) over seeds; in brackets, seeds found/expected, {FLAG} where some are missing."]
+    over = replicates(summary)
+    lines = [
+        f"Mean {PLUS_MINUS} standard deviation (n - 1) over {over}; in brackets, {over} found/expected, {FLAG} where some are missing."
+    ]
     units = {metric.partition(".")[2]: unit for metric in metrics_of(summary) if (unit := unit_of(metric))}
     if units:
         lines.append("Units: " + "; ".join(f"{name}: {unit}" for name, unit in units.items()) + ".")
@@ -132,13 +135,22 @@ def caption(summary: pd.DataFrame) -> list[str]:
         lines.append("Published: what the work that the arm repeats has reported, of its own networks and samples.")
     if comparisons := _comparisons(summary):
         lines.append(
-            f"Difference: {'; '.join(comparisons)}, paired by seed, with its 95 % percentile bootstrap interval over seeds "
-            f"({NUM_RESAMPLES:,} resamples) and its 95 % t interval, the one to trust for few seeds; not corrected for multiple "
-            "comparisons. Where the t interval holds 0, no difference is detected at this n."
+            f"Difference: {'; '.join(comparisons)}, paired by {over.replace('seeds', 'seed').replace('folds', 'fold')}, with its 95 % "
+            f"percentile bootstrap interval over {over} ({NUM_RESAMPLES:,} resamples) and its 95 % t interval, the one to trust for few "
+            f"{over}; not corrected for multiple comparisons. Where the t interval holds 0, no difference is detected at this n."
         )
+        if "folds" in over:
+            lines.append(
+                "Folds share training samples: the t interval is widened by it (Nadeau and Bengio 2003), the bootstrap one is not."
+            )
     if "cost_s" in summary.columns:
         lines.append("Time: all steps that a run needed, those shared with other runs counted in full; mean over runs.")
     return lines
+
+
+def replicates(summary: pd.DataFrame) -> str:
+    """What the runs of an arm differ in: 'seeds', or 'seeds and folds'."""
+    return "seeds and folds" if any(num > 1 for num in summary["num_folds"]) else "seeds"
 
 
 def _has_published(summary: pd.DataFrame, metric: str) -> bool:

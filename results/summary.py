@@ -1,19 +1,19 @@
 """One row a run in, one row an arm out.
 
-Runs have the columns `arm` (label), `seed` (the unit of replication), `state` ("done", or why not), any settings, metrics as
-`<split>.<metric>`, and `cost.seconds`, what all steps of the run took. The summary has `arm`, `control` (is it the table's),
-`compared_with` (the arm's control; empty where it is not compared), `cost_s` where runs have costs (mean over the runs that are
-done), and for each metric:
+Runs have the columns `arm` (label), `seed` and `fold` (together the unit of replication), `folds` (how many there are), `state`
+("done", or why not), any settings, metrics as `<split>.<metric>`, and `cost.seconds`, what all steps of the run took. The summary has
+`arm`, `control` (is it the table's), `compared_with` (the arm's control; empty where it is not compared), `num_folds` (that its runs
+differ in), `cost_s` where runs have costs (mean over the runs that are done), and for each metric:
 
-    .mean .sd              over the seeds found; sd with n - 1
+    .mean .sd              over the units found; sd with n - 1
     .n_found .n_expected   runs that are done and have a finite value, and runs asked for
-    .difference            mean of arm - compared_with, paired by seed
+    .difference            mean of arm - compared_with, paired by seed and fold
     .low .high             its 95 % bootstrap interval
-    .t_low .t_high         its 95 % t interval
-    .num_pairs             seeds that both have
+    .t_low .t_high         its 95 % t interval, wider where runs differ in their folds (see `paired_difference`)
+    .num_pairs             units that both have
     .published             what the work that the arm repeats has reported; NaN where nothing is given
 
-N = seeds found
+N = units found
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.settings import nearest
-from results.statistics import Difference, paired_difference
+from results.statistics import Difference, Unit, paired_difference
 
 DONE = "done"
 COST = "cost.seconds"
@@ -49,7 +49,7 @@ def summarise(
         published: {arm: {metric: value}} that other work has reported.
 
     Raises:
-        ValueError: no runs; a column or the control is not there; an arm has a seed twice.
+        ValueError: no runs; a column or the control is not there; an arm has a seed and fold twice.
     """
     _check(runs, metrics=metrics, control=control)
     arms = list(runs["arm"].unique())
@@ -61,12 +61,17 @@ def summarise(
     return pd.DataFrame(rows)
 
 
-def found_values(runs: pd.DataFrame, *, arm: str, metric: str) -> dict[int, float]:
-    """{seed: value} of the arm's runs that are done and have a finite value."""
+def found_values(runs: pd.DataFrame, *, arm: str, metric: str) -> dict[Unit, float]:
+    """{(seed, fold): value} of the arm's runs that are done and have a finite value."""
     if metric not in runs:
         return {}
-    found = runs[(runs["arm"] == arm) & (runs["state"] == DONE) & np.isfinite(runs[metric].astype(float))]
-    return dict(zip(found["seed"].astype(int), found[metric].astype(float), strict=True))
+    found = runs.loc[(runs["arm"] == arm) & (runs["state"] == DONE) & np.isfinite(runs[metric].astype(float))]
+    return dict(zip(units_of(found), found[metric].astype(float), strict=True))
+
+
+def units_of(runs: pd.DataFrame) -> list[Unit]:
+    """(seed, fold) of each run."""
+    return list(zip(runs["seed"].astype(int), runs["fold"].astype(int), strict=True))
 
 
 def metrics_of(summary: pd.DataFrame) -> list[str]:
@@ -76,25 +81,32 @@ def metrics_of(summary: pd.DataFrame) -> list[str]:
 
 def incomplete_runs(runs: pd.DataFrame, *, limit: int = 5) -> list[str]:
     """One sentence that names the runs that are not done and why, the first `limit` of them; none if all are done."""
-    waiting = runs[runs["state"] != DONE]
+    waiting = runs.loc[runs["state"] != DONE]
     if waiting.empty:
         return []
-    named = zip(waiting["arm"][:limit], waiting["seed"][:limit], waiting["state"][:limit], strict=True)
-    names = [f"{arm}, seed {seed} ({' '.join(str(state).split())})" for arm, seed, state in named]
+    named = zip(waiting["arm"][:limit], units_of(waiting), waiting["state"][:limit], strict=False)
+    names = [f"{arm}, {_unit_name(unit, runs)} ({' '.join(str(state).split())})" for arm, unit, state in named]
     if len(waiting) > limit:
         names.append(f"and {len(waiting) - limit} more (column state of results.csv)")
     return [f"Incomplete: {len(waiting)} of {len(runs)} runs not done: {'; '.join(names)}."]
 
 
+def _unit_name(unit: Unit, runs: pd.DataFrame) -> str:
+    """'seed 0', or 'seed 0, fold 2' where runs differ in their folds."""
+    return f"seed {unit[0]}, fold {unit[1]}" if len(set(runs["fold"])) > 1 else f"seed {unit[0]}"
+
+
 def _row(runs: pd.DataFrame, arm: str, *, metrics: Sequence[str], control: str | None, compared_with: str | None) -> dict[str, object]:
-    of_arm = runs[runs["arm"] == arm]
-    row: dict[str, object] = {"arm": arm, "control": arm == control, "compared_with": compared_with or ""}
+    of_arm = runs.loc[runs["arm"] == arm]
+    num_folds = len(set(of_arm["fold"]))
+    row: dict[str, object] = {"arm": arm, "control": arm == control, "compared_with": compared_with or "", "num_folds": num_folds}
+    overlap = 1 / (max(of_arm["folds"].astype(int)) - 1) if num_folds > 1 else 0.0
     for metric in metrics:
         values = found_values(runs, arm=arm, metric=metric)
         value_N = np.array(list(values.values()))
         compared = Difference()
         if compared_with is not None:
-            compared = paired_difference(values, found_values(runs, arm=compared_with, metric=metric))
+            compared = paired_difference(values, found_values(runs, arm=compared_with, metric=metric), overlap=overlap)
         row |= {
             f"{metric}.mean": value_N.mean() if len(values) else nan,
             f"{metric}.sd": value_N.std(ddof=1) if len(values) > 1 else nan,
@@ -115,16 +127,18 @@ def _row(runs: pd.DataFrame, arm: str, *, metrics: Sequence[str], control: str |
 def _check(runs: pd.DataFrame, *, metrics: Sequence[str], control: str | None) -> None:
     if runs.empty:
         raise ValueError("a summary needs one run or more, got none")
-    _need_columns(runs, ["arm", "seed", "state"])
+    _need_columns(runs, ["arm", "seed", "fold", "folds", "state"])
     # Where no run is done no metric has been computed, and its column can not be there.
     if DONE in set(runs["state"]):
         _need_columns(runs, metrics)
     if control is not None and control not in set(runs["arm"]):
         raise ValueError(f"no run is of the control arm {control!r}{nearest(control, map(str, runs['arm'].unique()))}")
-    twice = runs[runs.duplicated(["arm", "seed"])]
+    twice = runs[runs.duplicated(["arm", "seed", "fold"])]
     if not twice.empty:
-        arm, seed = twice.iloc[0][["arm", "seed"]]
-        raise ValueError(f"arm {arm!r} has seed {seed} twice; name arms so that runs of one arm differ in their seed only")
+        arm, seed, fold = twice.iloc[0][["arm", "seed", "fold"]]
+        raise ValueError(
+            f"arm {arm!r} has seed {seed} with fold {fold} twice; name arms so that runs of one arm differ in seed and fold only"
+        )
 
 
 def _need_columns(runs: pd.DataFrame, names: Sequence[str]) -> None:

@@ -75,6 +75,18 @@ def test_a_swept_field_without_a_value_has_a_name_too(load):
     assert [run.arm for run in experiment.runs] == ["data.num_train=none", "data.num_train=100"]
 
 
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [({"dataset": "mnist_small"}, "data.fold"), ({"dataset": "shortcut", "base": {"dataset": "mnist_small"}}, "data.base.fold")],
+)
+def test_runs_that_differ_in_their_fold_are_of_one_arm(load, tmp_path, data, field):
+    experiment = load(base={"data": data}, sweep={"rounds": [1, 2], field: [0, 1, 2], "seed": [0, 1]})
+    assert {run.arm for run in experiment.runs} == {"rounds=1", "rounds=2"}
+    planned = draft(experiment, Store(tmp_path)).facts["identity"]["runs"]
+    units = [(run["seed"], run["fold"], run["folds"]) for run in planned if run["arm"] == "rounds=1"]
+    assert units == [(seed, fold, 5) for fold in range(3) for seed in range(2)]
+
+
 def test_an_experiment_without_a_sweep_is_one_run(load):
     experiment = load("experiment: e")
     assert [(run.arm, run.config.seed) for run in experiment.runs] == [("base", 0)]

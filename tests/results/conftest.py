@@ -27,6 +27,8 @@ def sweep() -> pd.DataFrame:
                 {
                     "arm": arm,
                     "seed": seed,
+                    "fold": 0,
+                    "folds": 5,
                     "augmentation.fraction": 0.01 if "replace" in arm else None,
                     "model.channels": [16, 32],
                     "test.accuracy": nan if missing else accuracy + noise.normal(0, 0.05),

@@ -43,7 +43,10 @@ def store(tmp_path: Path) -> Store:
 def plan(tmp_path: Path) -> Plan:
     steps = (step("pretrain", "00"), *(step("evaluate", f"0{i}", model="pretrain/00") for i in range(4)))
     arms = [("none", None), ("same", None), ("top", "same"), ("late", None)]
-    runs = [{"arm": arm, "seed": 0, "step": f"evaluate/0{i}", "control": control} for i, (arm, control) in enumerate(arms)]
+    runs = [
+        {"arm": arm, "seed": 0, "fold": 0, "folds": 5, "step": f"evaluate/0{i}", "control": control}
+        for i, (arm, control) in enumerate(arms)
+    ]
     table = {"control": "none", "metrics": ["test.accuracy"], "by": []}
     return Plan(tmp_path, steps, {"experiment": "e", "commit": "c" * 40, "dirty": True, "identity": {"runs": runs, "table": table}})
 

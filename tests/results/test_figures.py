@@ -13,6 +13,8 @@ def runs() -> pd.DataFrame:
         {
             "arm": ["none", "none", "top_1%_$x$", "top_1%_$x$"],
             "seed": [0, 1, 0, 1],
+            "fold": 0,
+            "folds": 5,
             "state": ["done", "done", "done", "missing: evaluate/0"],
             "test.accuracy": [0.25, 0.75, 1.0, nan],
             "test.nll": [1.0, 3.0, 0.5, nan],

@@ -111,7 +111,7 @@ def test_metrics_that_do_not_fit_go_into_a_table_below(sweep):
 
 
 def test_square_brackets_in_a_label_are_not_read_as_markup():
-    runs = pd.DataFrame({"arm": ["[bold]x[/bold]"], "seed": [0], "state": ["done"], "m": [1.0]})
+    runs = pd.DataFrame({"arm": ["[bold]x[/bold]"], "seed": [0], "fold": 0, "folds": 5, "state": ["done"], "m": [1.0]})
     assert "[bold]x[/bold]" in printed(summarise(runs, metrics=["m"], control=None))
 
 
@@ -168,7 +168,7 @@ def test_markdown_is_a_table_of_equal_width_rows(sweep):
 
 
 def test_markdown_signs_in_a_label_are_escaped():
-    runs = pd.DataFrame({"arm": ["a|b *c* <d> $e$"], "seed": [0], "state": ["done"], "m": [1.0]})
+    runs = pd.DataFrame({"arm": ["a|b *c* <d> $e$"], "seed": [0], "fold": 0, "folds": 5, "state": ["done"], "m": [1.0]})
     assert r"| a\|b \*c\* \<d> \$e\$" in to_markdown(summarise(runs, metrics=["m"], control=None))
 
 
@@ -201,7 +201,7 @@ def test_latex_has_a_booktabs_table_with_as_many_cells_in_each_row(sweep):
 
 
 def test_a_latex_label_that_begins_with_a_bracket_is_no_option_of_the_line_before():
-    runs = pd.DataFrame({"arm": ["first", "[2pt]"], "seed": [0, 0], "state": ["done"] * 2, "m": [1.0, -1.0]})
+    runs = pd.DataFrame({"arm": ["first", "[2pt]"], "seed": [0, 0], "fold": 0, "folds": 5, "state": ["done"] * 2, "m": [1.0, -1.0]})
     text = to_latex(summarise(runs, metrics=["m"], control=None))
     assert "{[2pt]} & $-$1.000" in text
 
@@ -211,6 +211,24 @@ def test_latex_of_any_sign_is_ascii():
 
 
 def test_where_all_differences_are_equal_the_t_interval_is_not_shown_as_one_of_no_width():
-    values = {"arm": ["plain"] * 3 + ["top"] * 3, "seed": [0, 1, 2] * 2, "state": ["done"] * 6, "m": [0.5, 0.6, 0.7, 0.6, 0.7, 0.8]}
+    values = {
+        "arm": ["plain"] * 3 + ["top"] * 3,
+        "seed": [0, 1, 2] * 2,
+        "fold": 0,
+        "folds": 5,
+        "state": ["done"] * 6,
+        "m": [0.5, 0.6, 0.7, 0.6, 0.7, 0.8],
+    }
     text = to_markdown(summarise(pd.DataFrame(values), metrics=["m"], control="plain"))
     assert "+0.100 [+0.100, +0.100] t n/a: all equal" in text
+
+
+def test_the_caption_says_over_what_runs_are_averaged_and_what_folds_share():
+    values = {"arm": ["plain"] * 3 + ["top"] * 3, "seed": 0, "fold": [0, 1, 2] * 2, "folds": 5, "state": "done", "m": [0.5, 0.6, 0.7] * 2}
+    text = to_markdown(summarise(pd.DataFrame(values), metrics=["m"], control="plain"))
+    assert "over seeds and folds; in brackets, seeds and folds found/expected" in text
+    assert "paired by seed and fold, with" in text
+    assert "Folds share training samples: the t interval is widened by it" in text
+    text = to_markdown(summarise(pd.DataFrame(values).assign(seed=[0, 1, 2] * 2, fold=0), metrics=["m"], control="plain"))
+    assert "over seeds; in brackets" in text
+    assert "fold" not in text

@@ -13,7 +13,7 @@ def runs_of(**arms: list[float]) -> pd.DataFrame:
         for arm, values in arms.items()
         for seed, value in enumerate(values)
     ]
-    return pd.DataFrame(rows, columns=["arm", "seed", "test.accuracy", "state"])
+    return pd.DataFrame(rows, columns=["arm", "seed", "test.accuracy", "state"]).assign(fold=0, folds=5)
 
 
 def row_of(runs: pd.DataFrame, arm: str, *, control: str | None = None) -> dict[str, float]:
@@ -48,13 +48,46 @@ def test_a_missing_run_is_counted_and_not_averaged():
 def test_a_value_of_a_run_that_is_not_done_is_not_used():
     runs = runs_of(top=[0.5, 0.75])
     runs.loc[1, "state"] = "running"
-    assert found_values(runs, arm="top", metric="test.accuracy") == {0: 0.5}
+    assert found_values(runs, arm="top", metric="test.accuracy") == {(0, 0): 0.5}
 
 
 def test_a_value_that_is_not_finite_is_counted_as_not_found():
     row = row_of(runs_of(top=[0.5, inf]), "top")
     assert (row["mean"], row["n_found"], row["n_expected"]) == (0.5, 1, 2)
     assert isnan(row["sd"])
+
+
+def folds_of(**arms: list[float]) -> pd.DataFrame:
+    """The same with one seed; the fold is the value's position."""
+    runs = runs_of(**arms)
+    return runs.assign(seed=0, fold=runs["seed"], folds=3)
+
+
+def test_runs_on_folds_are_averaged_and_paired_by_fold():
+    row = row_of(folds_of(none=[0.25, 0.5, 0.75], top=[0.5, nan, 1.0]), "top", control="none")
+    assert (row["mean"], row["difference"]) == (0.75, 0.25)
+    assert (row["n_found"], row["n_expected"], row["num_pairs"], row["num_folds"]) == (2, 3, 2, 3)
+
+
+def test_seeds_on_folds_are_paired_by_both():
+    runs = pd.concat([folds_of(none=[0.0, 0.2], top=[0.5, 0.9]), folds_of(none=[0.1, 0.3], top=[0.4, 0.4]).assign(seed=1)])
+    row = row_of(runs, "top", control="none")
+    assert (row["n_found"], row["num_pairs"]) == (4, 4)
+    assert row["difference"] == pytest.approx((0.5 + 0.7 + 0.3 + 0.1) / 4, rel=1e-15)
+
+
+def test_the_t_interval_knows_that_folds_share_training_samples():
+    arms = {"none": [0.25, 0.5, 0.75], "top": [0.5, 0.5, 1.0]}
+    seeds, folds = (row_of(runs, "top", control="none") for runs in (runs_of(**arms), folds_of(**arms)))
+    widths = [row["t_high"] - row["t_low"] for row in (seeds, folds)]
+    # Three folds: s^2 (1/3 + 1/2) in place of s^2 / 3.
+    assert widths[1] / widths[0] == pytest.approx(sqrt((1 / 3 + 1 / 2) * 3), rel=1e-12)
+    assert (folds["low"], folds["high"]) == (seeds["low"], seeds["high"])
+
+
+def test_a_run_on_a_fold_that_is_not_done_is_named_with_it():
+    (sentence,) = incomplete_runs(folds_of(none=[0.5, 0.5], top=[0.5, nan]))
+    assert sentence == "Incomplete: 1 of 4 runs not done: top, seed 0, fold 1 (missing: evaluate/0)."
 
 
 def test_a_seed_that_the_control_lacks_makes_no_pair():
@@ -134,7 +167,7 @@ def test_a_complete_sweep_has_no_sentence_on_incomplete_runs():
         (lambda runs: runs.drop(columns="state"), "test.accuracy", None, "no column 'state'"),
         (lambda runs: runs, "test.acuracy", None, r"no column 'test.acuracy' \(nearest: test.accuracy;"),
         (lambda runs: runs, "test.accuracy", "nome", r"control arm 'nome' \(nearest: none; valid: none, top\)"),
-        (lambda runs: runs.assign(seed=0), "test.accuracy", None, "arm 'none' has seed 0 twice"),
+        (lambda runs: runs.assign(seed=0), "test.accuracy", None, "arm 'none' has seed 0 with fold 0 twice"),
     ],
     ids=["no runs", "no seed", "no state", "wrong metric", "wrong control", "seed twice"],
 )
