@@ -97,8 +97,10 @@ def _load(name: str, overrides: list[str], data: Path, *, strict: bool) -> "Expe
             raise SettingsError(line)
         console.print(Text(f"left out: {num_runs} runs of {line}", style="yellow"))
     remaining = experiment.only(kept) if absent else experiment
-    if remaining.file.table.control != experiment.file.table.control:
-        console.print(Text(f"no differences are shown: the control arm {experiment.file.table.control!r} is left out", style="yellow"))
+    for name, table in remaining.tables.items():
+        if table.control != (control := experiment.tables[name].control):
+            line = f"no differences are shown{f' for {name}' if name else ''}: the control arm {control!r} is left out"
+            console.print(Text(line, style="yellow"))
     for one, other in remaining.same_arms:
         console.print(Text(f"arms {one!r} and {other!r} have the same steps: nothing that tells them apart has an effect", style="yellow"))
     return remaining
@@ -124,7 +126,7 @@ def plan(
 
 
 def _print_plan(experiment: "Experiment", made: Plan, store: Store) -> None:
-    arms = list(dict.fromkeys(run.arm for run in experiment.runs))
+    arms = {(run.table, run.arm) for run in experiment.runs}
     done = sum(store.has(step.name) for step in made.steps)
     console.print(
         f"{experiment.name}: {len(experiment.runs)} runs in {len(arms)} arms, {len(made.steps)} unique steps, {done} of them done"

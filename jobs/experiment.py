@@ -12,6 +12,8 @@ sweep:                           combined with one another, the last varying fas
 resources: {retrain: {...}}      by stage
 cluster: {partition: null, ...}
 table: {control: ARM, metrics: [test.accuracy], by: [data.base]}
+
+Or `include: [NAME, ...]` in place of base, sweep and table: the runs of other experiments, each of which keeps a table of its own.
 """
 
 import itertools
@@ -30,6 +32,7 @@ from pydantic import Field, field_validator
 from jobs.reading import MAX_BYTES, read_yaml
 from jobs.resources import Cluster, Resources
 from jobs.sweep import describe, merged, points_of, put, sets
+from jobs.table import Table, check_table, splits_of
 from pipeline.config import RunConfig
 from pipeline.core.settings import Settings, SettingsError, canonical_json, flatten, nearest, parse
 from pipeline.stages import STAGES, StepsOfRuns, steps_of
@@ -37,29 +40,11 @@ from results.collect import settings_of
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 MAX_RUNS = 100_000
+NOT_HANDED_ON = ("experiment=", "include=", "resources.", "cluster.")
+"""Overrides that an experiment which includes others takes itself."""
 UNIT = ("seed", "data.fold", "data.base.fold")
 """What runs of one arm may differ in."""
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,59}"
-
-
-class Table(Settings):
-    """What the summary shows."""
-
-    control: str | None = None
-    """Arm that the others are held against, unless they name their own; None shows no differences to it."""
-    metrics: tuple[str, ...] = Field(default=(), min_length=1)
-    """Columns of the summary, as `<split>.<metric>`; left out, the first metric of the first run on `test`. All metrics are in the Parquet
-    and CSV files."""
-    by: tuple[str, ...] = ()
-    """Settings, as columns such as `data.base`, that get a summary of their own for each of their values."""
-
-    @field_validator("metrics")
-    @classmethod
-    def _check_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        for name, count in Counter(metrics).items():
-            if count > 1:
-                raise ValueError(f"{name!r} is given {count} times; name each column once")
-        return metrics
 
 
 class ExperimentFile(Settings):
@@ -67,6 +52,9 @@ class ExperimentFile(Settings):
 
     experiment: str
     """Name: at most 60 letters, digits, '.', '_' and '-'; the first a letter, a digit or '_'."""
+    include: tuple[str, ...] = ()
+    """Experiments, by name or path, whose runs these are, each with its own table; then base, sweep and table are left out. Resources
+    and cluster are those of this file."""
     base: dict[str, Any] = Field(default_factory=dict)
     """Settings that all runs share, unless the sweep says otherwise."""
     sweep: dict[str, Any] = Field(default_factory=dict)
@@ -107,6 +95,13 @@ class Run:
     """Arm that this one is held against; None is that of the table."""
     published: Mapping[str, float] = field(default_factory=dict)
     """{column: value} that the work which the arm repeats has reported; shown beside, never averaged in."""
+    table: str = ""
+    """Name of the table that it stands in: an included experiment, or '' for an experiment's own."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it is measured on."""
+        return splits_of(self.config)
 
     @property
     def flat(self) -> dict[str, Any]:
@@ -123,8 +118,10 @@ class Experiment:
 
     file: ExperimentFile
     text: str
-    """The file as YAML, overrides applied."""
+    """The file as YAML, overrides applied, and after it those that it includes."""
     runs: tuple[Run, ...]
+    tables: Mapping[str, Table]
+    """By name: that of each included experiment, or the experiment's own under ''."""
 
     @property
     def name(self) -> str:
@@ -143,23 +140,27 @@ class Experiment:
     @property
     def same_arms(self) -> list[tuple[str, str]]:
         """Pairs of arms that are the same work under two names."""
-        first: dict[tuple[int, str], str] = {}
+        first: dict[tuple[str, int, str], str] = {}
         pairs = []
         for run, step in zip(self.runs, self.steps.last, strict=True):
-            other = first.setdefault((run.config.seed, step.name), run.arm)
+            other = first.setdefault((run.table, run.config.seed, step.name), run.arm)
             pairs += [(other, run.arm)] if other != run.arm else []
         return list(dict.fromkeys(pairs))
 
     def only(self, positions: Iterable[int]) -> "Experiment":
-        """The experiment with only the runs of the given positions; without a control where that is not among them.
+        """The experiment with only the runs of the given positions; its tables are without a control where that is not among them.
 
         A run keeps the name of its own control: where that is left out, the tables show no difference rather than one to another arm.
         """
         kept = set(positions)
         runs = tuple(run for position, run in enumerate(self.runs) if position in kept)
-        control = self.file.table.control if self.file.table.control in {run.arm for run in runs} else None
-        table = self.file.table.model_copy(update={"control": control})
-        return Experiment(self.file.model_copy(update={"table": table}), self.text, runs)
+        arms = {name: {run.arm for run in runs if run.table == name} for name in self.tables}
+        tables = {
+            name: table if table.control in arms[name] else table.model_copy(update={"control": None})
+            for name, table in self.tables.items()
+            if arms[name]
+        }
+        return Experiment(self.file, self.text, runs, tables)
 
 
 def find_experiment(given: str) -> Path:
@@ -182,6 +183,22 @@ def load_experiment(given: str, *, overrides: Iterable[str] = ()) -> Experiment:
         SettingsError: anything in it is wrong; says where, what was wanted, what was got.
     """
     path = find_experiment(given)
+    tree, text = _read(path)
+    overrides = list(overrides)
+    included = tree.get("include") is not None
+    handed_on = [override for override in overrides if included and not override.startswith(NOT_HANDED_ON)]
+    own = [override for override in overrides if override not in handed_on]
+    for override in own:
+        _override(tree, override)
+    for block in [name for name, value in tree.items() if value is None and name in ("base", "sweep", "resources", "cluster", "table")]:
+        raise SettingsError(f"{path.name}: {block}: nothing is written under it; write what it is to hold, or leave it out")
+    file = parse(ExperimentFile, tree, where=path.name)
+    text = yaml.safe_dump(tree, sort_keys=False) if own else text
+    return _with_included(file, text, handed_on, where=path.name) if included else _expanded(file, text, own, where=path.name)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """What a file holds, and its text."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1).decode()
@@ -191,23 +208,46 @@ def load_experiment(given: str, *, overrides: Iterable[str] = ()) -> Experiment:
     if not isinstance(tree, dict):
         held = "is empty" if tree is None else f"holds {type(tree).__name__}"
         raise SettingsError(f"{path} {held}; wanted a mapping with `experiment:` and `base:`")
-    overrides = list(overrides)
-    for override in overrides:
-        _override(tree, override)
-    for block in [name for name, value in tree.items() if value is None and name in ("base", "sweep", "resources", "cluster", "table")]:
-        raise SettingsError(f"{path.name}: {block}: nothing is written under it; write what it is to hold, or leave it out")
-    file = parse(ExperimentFile, tree, where=path.name)
-    runs = tuple(expand(file, where=path.name))
+    return tree, text
+
+
+def _expanded(file: ExperimentFile, text: str, overrides: Iterable[str], *, where: str) -> Experiment:
+    """An experiment with runs of its own."""
+    runs = tuple(expand(file, where=where))
     if not runs:
-        raise SettingsError(f"{path.name}: sweep has no runs; give each swept field at least one value")
+        raise SettingsError(f"{where}: sweep has no runs; give each swept field at least one value")
     if not file.table.metrics:
         first = f"test.{runs[0].config.evaluation.columns[0]}"
         file = file.model_copy(update={"table": file.table.model_copy(update={"metrics": (first,)})})
-    experiment = Experiment(file, yaml.safe_dump(tree, sort_keys=False) if overrides else text, runs)
-    _check_overrides(file, overrides, where=path.name)
-    _check_arms(experiment, where=path.name)
-    _check_table(file.table, runs, where=path.name)
+    experiment = Experiment(file, text, runs, {"": file.table})
+    _check_overrides(file, overrides, where=where)
+    _check_arms(experiment, where=where)
+    check_table(file.table, runs, where=where)
     return experiment
+
+
+def _with_included(file: ExperimentFile, text: str, overrides: Iterable[str], *, where: str) -> Experiment:
+    """An experiment with the runs of others, and what is set anew for all of them (base.retraining.epochs=5) or one (NAME.base...)."""
+    if own := [name for name in ("base", "sweep", "table") if name in file.model_fields_set]:
+        raise SettingsError(f"{where}: include takes whole experiments; leave {', '.join(own)} out, or put it into their files")
+    stems = [Path(given).stem for given in file.include]
+    of_one = {stem: [override for override in overrides if override.startswith(f"{stem}.")] for stem in stems}
+    of_all = [override for override in overrides if not override.startswith(tuple(f"{stem}." for stem in stems))]
+    parts = [
+        load_experiment(given, overrides=[*of_all, *(override.removeprefix(f"{stem}.") for override in of_one[stem])])
+        for given, stem in zip(file.include, stems, strict=True)
+    ]
+    names = [part.name for part in parts]
+    if not parts or len(set(names)) < len(names) or any(part.file.include for part in parts):
+        raise SettingsError(
+            f"{where}: include: wanted one experiment or more with runs of their own, each once; got {', '.join(names) or 'none'}"
+        )
+    return Experiment(
+        file,
+        "\n---\n".join([text, *(part.text for part in parts)]),
+        tuple(replace(run, table=part.name) for part in parts for run in part.runs),
+        {part.name: part.file.table for part in parts},
+    )
 
 
 def _check_arms(experiment: Experiment, *, where: str) -> None:
@@ -228,60 +268,6 @@ def _check_arms(experiment: Experiment, *, where: str) -> None:
                 "fold only, or put what else differs into table.by"
             )
         seen.add(place)
-
-
-def _check_table(table: Table, runs: tuple[Run, ...], *, where: str) -> None:
-    """Refuse before anything runs what the tables would refuse after it."""
-    arms = {run.arm for run in runs}
-    if table.control is not None and table.control not in arms:
-        raise SettingsError(f"{where}: table.control: unknown arm {table.control!r}{nearest(table.control, arms)}")
-    _check_controls(runs, arms, where=where)
-    measured = sorted({metric for run in runs for metric in run.config.evaluation.columns})
-    splits = {split for run in runs for split in _splits(run.config)}
-    for column in table.metrics:
-        split, _, metric = column.partition(".")
-        if not metric or metric not in measured:
-            raise SettingsError(f"{where}: table.metrics: wanted <split>.<metric>, got {column!r}{nearest(metric, measured)}")
-        if split not in splits:
-            raise SettingsError(f"{where}: table.metrics: {column!r}: no data set of the runs has split {split!r}{nearest(split, splits)}")
-        _check_column(column, runs, by=table.by, where=where)
-    for column in {column for run in runs for column in run.published}:
-        if column not in table.metrics:
-            raise SettingsError(f"{where}: sweep: published: {column!r} is no column of the table{nearest(column, table.metrics)}")
-
-
-def _check_column(column: str, runs: Iterable[Run], *, by: Iterable[str], where: str) -> None:
-    """Refuse a column that stays empty in the row of an arm; data sets with a table of their own may differ in their splits."""
-    split, _, metric = column.partition(".")
-    for run in runs:
-        metrics, splits = run.config.evaluation.columns, _splits(run.config)
-        if metric not in metrics:
-            raise SettingsError(
-                f"{where}: table.metrics: arm {run.arm!r} does not measure {metric!r} (it measures {', '.join(metrics)}); add it to its "
-                f"evaluation.metrics, or leave {column!r} out of the table"
-            )
-        if split not in splits and not list(by):
-            raise SettingsError(
-                f"{where}: table.metrics: arm {run.arm!r} has no split {split!r} (it has {', '.join(splits)}); leave {column!r} out of the "
-                "table, or give each data set a table of its own (table.by: [data])"
-            )
-
-
-def _check_controls(runs: Iterable[Run], arms: set[str], *, where: str) -> None:
-    """Refuse a control of single arms that is not there, and an arm with two of them."""
-    seen: dict[str, str | None] = {}
-    for run in runs:
-        if run.control is not None and run.control not in arms:
-            raise SettingsError(f"{where}: sweep: control: unknown arm {run.control!r}{nearest(run.control, arms)}")
-        if run.control == run.arm:
-            raise SettingsError(f"{where}: sweep: control: arm {run.arm!r} is its own control; leave it out or name another arm")
-        if seen.setdefault(run.arm, run.control) != run.control:
-            raise SettingsError(f"{where}: sweep: control: arm {run.arm!r} has {seen[run.arm]!r} and {run.control!r}; give it one")
-
-
-def _splits(config: RunConfig) -> tuple[str, ...]:
-    """The splits that a run is measured on."""
-    return (*config.data.test_splits, *(["validation"] if config.data.folds > 1 else []))
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

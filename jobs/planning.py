@@ -39,7 +39,7 @@ def draft(experiment: "Experiment", store: Store) -> Plan:
     identity = {
         "resources": {name: plain(value) for name, value in experiment.file.resources.items()},
         "cluster": plain(experiment.file.cluster),
-        "table": plain(experiment.file.table),
+        "tables": {name: plain(table) for name, table in experiment.tables.items()},
         "runs": [
             {
                 "arm": run.arm,
@@ -49,6 +49,8 @@ def draft(experiment: "Experiment", store: Store) -> Plan:
                 "step": step.name,
                 "control": run.control,
                 "published": dict(run.published),
+                "splits": list(run.splits),
+                "table": run.table,
             }
             for run, step in zip(experiment.runs, experiment.steps.last, strict=True)
         ],

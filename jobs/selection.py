@@ -1,7 +1,8 @@
 """Which steps of a plan a command is about: those of some stages, of some runs, and what needs them."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.core.plan import Plan, PlannedStep
 from pipeline.core.settings import SettingsError, nearest
@@ -101,6 +102,15 @@ def _split_runs(plan: Plan, runs: Collection[str]) -> tuple[list[str], list[str]
     return [row["step"] for row in chosen], [row["step"] for row in rows if row not in chosen]
 
 
-def _names_of(row: dict[str, object]) -> tuple[str, str]:
+def name_of(run: Mapping[str, Any]) -> str:
+    """'arm/seed=1'; of an included experiment after its name, 'mnist_small/arm/seed=1'."""
+    return f"{_arm_of(run)}/seed={run['seed']}"
+
+
+def _arm_of(run: Mapping[str, Any]) -> str:
+    return "/".join(filter(None, [run["table"], run["arm"]]))
+
+
+def _names_of(run: Mapping[str, Any]) -> tuple[str, str]:
     """What a run may be called."""
-    return str(row["arm"]), f"{row['arm']}/seed={row['seed']}"
+    return _arm_of(run), name_of(run)

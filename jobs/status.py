@@ -24,6 +24,7 @@ from jobs.exit_codes import MISSING_INPUT, REQUEUE
 from jobs.glance import Glance, glance
 from jobs.journal import job_of_each_step
 from jobs.reasons import how_it_ended, which_attempt, why_it_waits
+from jobs.selection import name_of
 from jobs.stages import in_order
 from pipeline.core.plan import Plan, PlannedStep, chain
 from pipeline.core.store import Store
@@ -238,15 +239,15 @@ def runs_of(plan: Plan) -> list[tuple[str, list[PlannedStep]]]:
     """('arm/seed=1', its steps in order) of each run, in the order of the plan."""
     steps = {step.name: step for step in plan.steps}
     runs = plan.facts["identity"]["runs"]
-    alike: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
-        alike[run["arm"], run["seed"]].append(steps[run["step"]].settings)
-    return [(_label(run, steps[run["step"]], alike[run["arm"], run["seed"]]), chain(steps[run["step"]], steps)) for run in runs]
+        alike[name_of(run)].append(steps[run["step"]].settings)
+    return [(_label(run, steps[run["step"]], alike[name_of(run)]), chain(steps[run["step"]], steps)) for run in runs]
 
 
 def _label(run: Mapping[str, Any], last: PlannedStep, alike: Sequence[Mapping[str, Any]]) -> str:
-    """'arm/seed=1', with the settings in which runs of that arm and seed differ."""
-    label = f"{run['arm']}/seed={run['seed']}"
+    """'arm/seed=1', with the settings in which runs of that name differ."""
+    label = name_of(run)
     if len(alike) == 1:
         return label
     differing = [name for name, value in last.settings.items() if any(other.get(name) != value for other in alike)]

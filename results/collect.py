@@ -1,6 +1,6 @@
 """From a plan and a store to rows, one a run: its settings, its metrics, what it cost, and whether it is complete."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -63,6 +63,38 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
     Raises:
         SettingsError: the experiment names a metric that no run has.
     """
+    meta = {
+        "experiment": plan.facts["experiment"],
+        "commit": ", ".join(sorted({name for text in runs["commit"].dropna() for name in text.split(", ")})) or "none yet",
+        "hardware": ", ".join(sorted({text for text in runs["hardware"] if isinstance(text, str)})) or "none yet",
+    }
+    planned = plan.facts["identity"]["runs"]
+    tables = Tables([], [])
+    for name, table in plan.facts["identity"]["tables"].items():
+        of_table = runs.loc[[run["table"] == name for run in planned]]
+        for values, part in _parts(of_table, table["by"]).items():
+            parts = [text for text in (name, values) if text]
+            told = _write_table(plan, store, part, table=table, folder=Path(*parts), meta=meta, width=width)
+            tables.paths.extend(told.paths)
+            tables.rendered.extend([", ".join(parts)] if parts else [])
+            tables.rendered.extend(told.rendered)
+    return tables
+
+
+def _write_table(
+    plan: Plan, store: Store, runs: "pd.DataFrame", *, table: Mapping[str, Any], folder: Path, meta: Mapping[str, str], width: int
+) -> Tables:
+    """One table with its files, below the plan's folder of results.
+
+    Args:
+        plan: the plan.
+        store: where the artifacts are.
+        runs: rows of `collect_runs`, all or some; the index is the run's position in the plan.
+        table: what it shows.
+        folder: from the plan's; '.' is that itself.
+        meta: see `write_results`.
+        width: of the terminal, in columns.
+    """
     from results.boxes import box_files, collect_samples
     from results.curves import collect_curves, curve_files
     from results.figures import summary_files
@@ -70,33 +102,37 @@ def write_tables(plan: Plan, store: Store, runs: "pd.DataFrame", *, width: int =
     from results.summary import incomplete_runs, summarise
     from results.write import write_files, write_results
 
-    table = plan.facts["identity"]["table"]
-    for metric in table["metrics"]:
+    planned = [plan.facts["identity"]["runs"][position] for position in runs.index]
+    splits = {split for run in planned for split in run["splits"]}
+    metrics = [metric for metric in table["metrics"] if metric.partition(".")[0] in splits]
+    runs = _with_columns(runs, metrics)
+    controls = {run["arm"]: run["control"] for run in planned if run.get("control")}
+    published = {run["arm"]: run["published"] for run in planned}
+    summary = summarise(runs, metrics=metrics, control=table["control"], controls=controls, published=published)
+    meta = meta if folder == Path() else {**meta, "part": ", ".join(folder.parts)}
+    place = results_folder(plan, store) / folder
+    paths = write_results(place, runs, summary=summary, meta=meta)
+    if "done" in set(runs["state"]):
+        figures = summary_files(runs, metrics=metrics, control=table["control"], controls=controls)
+        curves = curve_files(collect_curves(plan, store, runs), metrics=metrics)
+        boxes = box_files(collect_samples(plan, store, runs), metrics=metrics)
+        paths += write_files(place, figures | curves | boxes)
+    return Tables(paths, [to_terminal(summary, notes=incomplete_runs(runs), width=width)])
+
+
+def _with_columns(runs: "pd.DataFrame", metrics: Iterable[str]) -> "pd.DataFrame":
+    """The runs with a column for each metric; NaN where none is done.
+
+    Raises:
+        SettingsError: some run is done, and none has the metric.
+    """
+    for metric in metrics:
         if metric not in runs:
             if "done" in set(runs["state"]):
                 known = [name for name in runs.columns if name.startswith(("test", "validation"))]
                 raise SettingsError(f"table.metrics: no run has {metric!r}{nearest(metric, known)}")
             runs = runs.assign(**{metric: float("nan")})
-    meta = {
-        "experiment": plan.facts["experiment"],
-        "commit": ", ".join(sorted({name for text in runs["commit"].dropna() for name in text.split(", ")})) or "none yet",
-        "hardware": ", ".join(sorted({text for text in runs["hardware"] if isinstance(text, str)})) or "none yet",
-    }
-    controls = {run["arm"]: run["control"] for run in plan.facts["identity"]["runs"] if run.get("control")}
-    published = {run["arm"]: run.get("published", {}) for run in plan.facts["identity"]["runs"]}
-    tables = Tables([], [])
-    for name, part in _parts(runs, table["by"]).items():
-        summary = summarise(part, metrics=table["metrics"], control=table["control"], controls=controls, published=published)
-        folder = results_folder(plan, store) / name
-        tables.paths.extend(write_results(folder, part, summary=summary, meta=meta | ({"part": name} if name else {})))
-        if "done" in set(part["state"]):
-            figures = summary_files(part, metrics=table["metrics"], control=table["control"], controls=controls)
-            curves = curve_files(collect_curves(plan, store, part), metrics=table["metrics"])
-            boxes = box_files(collect_samples(plan, store, part), metrics=table["metrics"])
-            tables.paths.extend(write_files(folder, figures | curves | boxes))
-        tables.rendered.extend([name] if name else [])
-        tables.rendered.append(to_terminal(summary, notes=incomplete_runs(part), width=width))
-    return tables
+    return runs
 
 
 def _parts(runs: "pd.DataFrame", by: list[str]) -> dict[str, "pd.DataFrame"]:

@@ -47,7 +47,7 @@ class Queue:
 def plan(tmp_path):
     """Two small steps and three large ones in elements 10_0, 10_1, 11_0, 11_1 and 12_0, and the collecting job 13."""
     plan = study(tmp_path)
-    plan.facts["identity"]["runs"] = [{"arm": f"arm {i}", "seed": 0, "step": plan.steps[2 + i].name} for i in range(3)]
+    plan.facts["identity"]["runs"] = [{"arm": f"arm {i}", "seed": 0, "table": "", "step": plan.steps[2 + i].name} for i in range(3)]
     (tmp_path / "submissions").mkdir()
     journal = Journal.new(plan)
     element = ["10_0", "10_1", "11_0", "11_1", "12_0"]

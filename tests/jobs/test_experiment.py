@@ -169,8 +169,8 @@ def test_a_batch_smaller_than_the_processes_has_only_a_greater_one_near(load, tm
 def test_an_experiment_of_some_of_the_runs_has_no_control_that_is_not_among_them(load):
     parts = {"sweep": {"list": [{"arm": "plain"}, {"arm": "top", "rounds": 2}]}, "table": {"control": "plain"}}
     experiment = load(**parts)
-    assert experiment.only([0, 1]).file.table.control == "plain"
-    assert experiment.only([1]).file.table.control is None
+    assert experiment.only([0, 1]).tables[""].control == "plain"
+    assert experiment.only([1]).tables[""].control is None
     assert [run.arm for run in experiment.only([1]).runs] == ["top"]
 
 

@@ -1,4 +1,4 @@
-"""`bash sbatch/full_sweep.sbatch` where there is no SLURM: the whole experiment file, on few digits."""
+"""`bash sbatch/full_sweep.sbatch` where there is no SLURM: the whole experiment file, on few images."""
 
 import gzip
 import os
@@ -16,12 +16,10 @@ ROOT = Path(__file__).parents[2]
 SMALLER = {
     "base.pretraining.epochs": "1",
     "base.retraining.epochs": "1",
-    "base.attribution.num_steps": "2",
-    "base.model": "{model: small_cnn, channels: [2, 4], hidden: 8}",
     "sweep.seed": "[0]",
+    **{f"{name}.base.data.base.num_train": "150" for name in ("quickstart", "mnist_small", "cifar10_small")},
 }
-NAMES = ("cifar10", "mnist", "mnist_small")
-BASES = f"[{', '.join(f'{{dataset: {name}, num_train: 150, num_test: 60}}' for name in NAMES)}]"
+ARMS = {"quickstart": 9, "mnist_small": 10, "cifar10_small": 7}
 
 
 def full_sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,8 +67,11 @@ def test_without_any_python_the_script_says_what_to_do(tmp_path):
 def test_data_sets_whose_files_are_not_there_are_named_or_refused(tmp_path):
     named = full_sweep(tmp_path, "--dry-run", "--backend", "local")
     assert named.returncode == 0, named.stderr
-    for name in ("mnist", "cifar10"):
-        assert f"left out: 17 runs of data set shortcut over {name}: " in named.stdout
+    assert "left out: 10 runs of data set shortcut over mnist: " in named.stdout
+    assert "left out: 7 runs of data set shortcut over cifar10: " in named.stdout
+    assert "left out: 6 runs of data set shortcut over tiny_imagenet: " in named.stdout
+    assert "left out: 25 runs of data set news20: " in named.stdout
+    assert "left out: 4 runs of data set ptbxl: " in named.stdout
     refused = full_sweep(tmp_path, "--strict")
     assert (refused.returncode, refused.stdout) == (78, "")
     assert "data set shortcut over mnist: " in refused.stderr
@@ -80,12 +81,12 @@ def test_data_sets_whose_files_are_not_there_are_named_or_refused(tmp_path):
 def test_the_full_sweep_runs_on_this_machine_and_ends_in_a_table_for_each_data_set(tmp_path):
     write_mnist(tmp_path / "data" / "MNIST" / "raw")
     write_cifar10(tmp_path / "data" / "cifar-10-batches-py")
-    done = full_sweep(tmp_path, "--set", f"sweep.data.base={BASES}")
+    done = full_sweep(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     folders = sorted(path.name for path in (tmp_path / "runs" / "results" / "full_sweep").iterdir())
-    assert folders == [f"data.base={name}" for name in NAMES]
-    for folder in folders:
+    assert folders == sorted(ARMS)
+    for folder, num_arms in ARMS.items():
         runs = pd.read_parquet(tmp_path / "runs" / "results" / "full_sweep" / folder / "results.parquet")
-        assert (len(runs), set(runs["state"])) == (17, {"done"})
-    again = full_sweep(tmp_path, "--set", f"sweep.data.base={BASES}")
+        assert (len(runs), set(runs["state"])) == (num_arms, {"done"})
+    again = full_sweep(tmp_path)
     assert " 0 to run (local)" in again.stdout

@@ -14,9 +14,9 @@ PRETRAIN = [step("pretrain", i, PREPARE.name, array="pretrain-0") for i in range
 RETRAIN = [step("retrain", i, PRETRAIN[0].name, array="retrain-0") for i in range(2)]
 EVALUATE = [step("evaluate", i, last.name, array="evaluate-0") for i, last in enumerate([*RETRAIN, PRETRAIN[1]])]
 RUNS = [
-    {"arm": "a/b", "seed": 0, "step": EVALUATE[0].name},
-    {"arm": "c", "seed": 0, "step": EVALUATE[1].name},
-    {"arm": "c", "seed": 1, "step": EVALUATE[2].name},
+    {"arm": "a/b", "seed": 0, "table": "", "step": EVALUATE[0].name},
+    {"arm": "c", "seed": 0, "table": "", "step": EVALUATE[1].name},
+    {"arm": "c", "seed": 1, "table": "", "step": EVALUATE[2].name},
 ]
 PLAN = Plan(Path("/store/plans/study-0"), (PREPARE, *PRETRAIN, *RETRAIN, *EVALUATE), {"experiment": "study", "identity": {"runs": RUNS}})
 

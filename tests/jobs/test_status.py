@@ -45,7 +45,7 @@ def plan(tmp_path: Path) -> Plan:
         step("evaluate", "aa", model="pretrain/aa", maps="attribute/aa"),
         step("evaluate", "bb", 1, model="pretrain/bb"),
     )
-    runs = [{"arm": "top", "seed": 0, "step": "evaluate/aa"}, {"arm": "plain", "seed": 1, "step": "evaluate/bb"}]
+    runs = [{"arm": "top", "seed": 0, "table": "", "step": "evaluate/aa"}, {"arm": "plain", "seed": 1, "table": "", "step": "evaluate/bb"}]
     (tmp_path / "plan" / "submissions").mkdir(parents=True)
     return Plan(tmp_path / "plan", steps, {"experiment": "e", "identity": {"runs": runs, "resources": {}}})
 
@@ -274,7 +274,7 @@ def test_a_run_has_its_steps_in_order_each_once(plan):
 
 def test_runs_of_one_arm_and_seed_are_told_apart_by_what_differs(tmp_path):
     steps = tuple(step("evaluate", str(i), i, {"data": data, "epochs": 1}) for i, data in enumerate(("mnist", "digits")))
-    runs = [{"arm": "top", "seed": 0, "step": one.name} for one in steps]
+    runs = [{"arm": "top", "seed": 0, "table": "", "step": one.name} for one in steps]
     labels = [label for label, _ in runs_of(Plan(tmp_path, steps, {"identity": {"runs": runs}}))]
     assert labels == ["top/seed=0/data=mnist", "top/seed=0/data=digits"]
 

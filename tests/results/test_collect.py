@@ -44,11 +44,12 @@ def plan(tmp_path: Path) -> Plan:
     steps = (step("pretrain", "00"), *(step("evaluate", f"0{i}", model="pretrain/00") for i in range(4)))
     arms = [("none", None), ("same", None), ("top", "same"), ("late", None)]
     runs = [
-        {"arm": arm, "seed": 0, "fold": 0, "folds": 5, "step": f"evaluate/0{i}", "control": control}
+        {"arm": arm, "step": f"evaluate/0{i}", "control": control}
+        | {"seed": 0, "fold": 0, "folds": 5, "published": {}, "splits": ["test"], "table": ""}
         for i, (arm, control) in enumerate(arms)
     ]
     table = {"control": "none", "metrics": ["test.accuracy"], "by": []}
-    return Plan(tmp_path, steps, {"experiment": "e", "commit": "c" * 40, "dirty": True, "identity": {"runs": runs, "table": table}})
+    return Plan(tmp_path, steps, {"experiment": "e", "commit": "c" * 40, "dirty": True, "identity": {"runs": runs, "tables": {"": table}}})
 
 
 def test_a_row_names_the_commits_that_computed_it(plan, store):
@@ -66,7 +67,7 @@ def test_a_row_has_the_rounds_of_its_run_and_a_table_may_be_divided_by_them(plan
     late = PlannedStep(
         stage="evaluate", round=2, key="03", own={}, settings={"seed": 0, "round": 2}, inputs={}, resource_class="e", array="e", index=3
     )
-    identity = plan.facts["identity"] | {"table": {"control": None, "metrics": ["test.accuracy"], "by": ["rounds"]}}
+    identity = plan.facts["identity"] | {"tables": {"": {"control": None, "metrics": ["test.accuracy"], "by": ["rounds"]}}}
     divided = Plan(tmp_path, (*plan.steps[:-1], late), plan.facts | {"identity": identity})
     runs = collect_runs(divided, store)
     assert runs["rounds"].tolist() == [0, 0, 0, 2]
