@@ -22,6 +22,23 @@ def test_every_experiment_of_the_project_expands_and_can_be_planned(path, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_says_what_it_costs_and_is_listed_for_newcomers(path):
+    header = path.read_text().partition("\nexperiment: ")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert "Expected: " in header
+    assert f"`{path.stem}`" in (EXPERIMENTS.parents[1] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "tiny_imagenet", "news20", "ptbxl"])
+def test_each_data_set_has_a_full_experiment_with_five_seeds_and_a_small_one_in_the_full_sweep(name):
+    full, small, sweep = (load_experiment(given) for given in (name, f"{name}_small", "full_sweep"))
+    assert {run.config.seed for run in full.runs} == set(range(5))
+    assert all(full.resources(stage).time_min for stage in ("pretrain", "evaluate"))
+    assert [run.config for run in small.runs] == [run.config for run in sweep.runs if run.table == small.name]
+    assert len({(run.config.seed, run.config.data.fold) for run in small.runs}) >= 3
+
+
 @pytest.mark.parametrize("sweep", [{"attribution.num_steps": [4, 8]}, {"attribution": [{"num_steps": 4}, {"num_steps": 8}]}])
 def test_a_sweep_over_a_field_of_a_default_need_not_name_its_method(load, sweep):
     named = settings(load(sweep=sweep), "attribution", "attribution.num_steps")
