@@ -15,8 +15,9 @@ from pipeline.core.files import write_text
 class ProgressFile:
     """Writes how far a step is for `attrain status`, and passes it on; both not too often.
 
-    {"done", "total", "unit", "begun": what was done when this attempt first told of this unit, "seconds": time since then, ...}: an
-    attempt that continues from a checkpoint has not done in its time what lay before.
+    {"done", "total", "unit", "begun": what was done when this attempt first told of this work, "seconds": time since then, ...}: an
+    attempt that continues from a checkpoint has not done in its time what lay before. Another unit, or less done than before, is
+    other work.
     """
 
     path: Path
@@ -25,16 +26,18 @@ class ProgressFile:
     also_interval_s: float = 0.1
     _last: float = field(default=-1e9)
     _last_also: float = field(default=-1e9)
-    _begun: tuple[str, int, float] | None = field(default=None)
-    """The unit of the newest call, what was done at the first call with it, and when that was."""
+    _begun: tuple[int, float] = field(default=(0, 0.0))
+    """What was done at the first call of the work, and when that was."""
+    _newest: tuple[str, int] | None = field(default=None)
+    """The unit of the newest call, and what was done at it."""
 
     def __call__(self, done: int, total: int, *, unit: str, **facts: float) -> None:
         """See `Progress`."""
         now = time.monotonic()
-        if self._begun is None or self._begun[0] != unit:
-            self._begun = (unit, done, now)
-        _, begun, since_s = self._begun
-        event = {"done": done, "total": total, "unit": unit, "begun": begun, "seconds": now - since_s, **facts}
+        if self._newest is None or self._newest[0] != unit or self._newest[1] > done:
+            self._begun = (done, now)
+        self._newest = (unit, done)
+        event = {"done": done, "total": total, "unit": unit, "begun": self._begun[0], "seconds": now - self._begun[1], **facts}
         if now - self._last_also >= self.also_interval_s:
             self._last_also = now
             self.also(event)

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from rich.console import Console
 
 from jobs import run
@@ -73,16 +74,17 @@ def test_an_attempt_that_continues_is_not_as_fast_as_if_it_had_done_all(monkeypa
     assert describe(PLANNED[1], events[-1]) == "prepare-1 800/1,000 samples, 10/s, 20 s left, loss 0.5"
 
 
-def test_what_follows_in_another_unit_has_a_speed_of_its_own(monkeypatch, tmp_path):
+@pytest.mark.parametrize("unit", ["samples", "samples read"])
+def test_other_work_of_a_step_has_a_speed_of_its_own(unit, monkeypatch, tmp_path):
     now_s, events = [100.0], []
     monkeypatch.setattr(run.time, "monotonic", lambda: now_s[0])
     progress = ProgressFile(tmp_path / "progress.json", also=events.append)
-    for done, unit in ((0, "samples read"), (500, "samples read"), (0, "samples"), (20, "samples")):
-        progress(done, 500, unit=unit)
+    for done, of in ((0, unit), (500, unit), (10, "samples"), (30, "samples")):
+        progress(done, 500, unit=of)
         now_s[0] += 10.0
     told = [describe(PLANNED[1], event) for event in events]
     assert told[1:] == [
-        "prepare-1 500/500 samples read, 50/s, 0 s left",
-        "prepare-1 0/500 samples",
-        "prepare-1 20/500 samples, 2/s, 240 s left",
+        f"prepare-1 500/500 {unit}, 50/s, 0 s left",
+        "prepare-1 10/500 samples",
+        "prepare-1 30/500 samples, 2/s, 235 s left",
     ]
