@@ -52,7 +52,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs root on Linux, to mount a small disk")
     folder = tmp_path / "disk"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "attrain-test", folder], capture_output=True, text=True, check=False)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "attrain-test", folder], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
     yield folder

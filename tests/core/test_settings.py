@@ -58,7 +58,7 @@ def refused(given, kind=RunConfig):
         ({"pretraining": {"epochs": True}}, "sweep.yaml.pretraining.epochs: Input should be a valid integer, got True"),
         ({"pretraining": {"epochs": 3.0}}, "sweep.yaml.pretraining.epochs: Input should be a valid integer, got 3.0"),
         ({"pretraining": {"nesterov": 1}}, "sweep.yaml.pretraining.nesterov: Input should be a valid boolean, got 1"),
-        ({"pretraining": {"epochs": 0}}, "sweep.yaml.pretraining.epochs: Input should be greater than or equal to 1, got 0"),
+        ({"pretraining": {"epochs": -1}}, "sweep.yaml.pretraining.epochs: Input should be greater than or equal to 0, got -1"),
         ({"pretraining": {"learning_rate": math.nan}}, "sweep.yaml.pretraining.learning_rate: Input should be a finite number, got nan"),
         ({"pretraining": {"optimizer": "sdg"}}, "sweep.yaml.pretraining.optimizer: Input should be 'sgd' or 'adamw', got 'sdg'"),
         ({"pretraining": None}, "sweep.yaml.pretraining: wanted a mapping of fields, got None"),

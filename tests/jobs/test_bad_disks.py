@@ -42,7 +42,7 @@ def test_a_full_store_is_named_and_the_same_command_continues_once_there_is_room
 
 def test_a_store_too_full_for_the_plan_is_one_line(small_disk, tiny):
     with pytest.raises(OSError, match="No space left"):
-        (small_disk / "ballast").write_bytes(bytes(4 << 20))
+        (small_disk / "ballast").write_bytes(bytes(8 << 20))
     done = submit(tiny, store=small_disk / "store")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")

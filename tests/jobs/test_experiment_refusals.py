@@ -25,7 +25,7 @@ REFUSED = {
     ),
     "a date for a number": ("experiment: e\nbase: {seed: 2020-01-01}", r"seed: .*valid integer, got datetime\.date"),
     "an impossible date": ("experiment: e\nbase: {seed: 2020-13-45}", r"e\.yaml is not YAML: month must be in 1\.\.12"),
-    "a value out of range": ("experiment: e\nbase: {pretraining: {epochs: 0}}", r"epochs: .*greater than or equal to 1, got 0"),
+    "a value out of range": ("experiment: e\nbase: {pretraining: {epochs: -1}}", r"epochs: .*greater than or equal to 0, got -1"),
     "a number that is none": ("experiment: e\nbase: {pretraining: {learning_rate: .nan}}", r"learning_rate: .*finite number"),
     "a word that is not among the choices": (
         "experiment: e\nbase: {pretraining: {optimizer: adam}}",
@@ -310,7 +310,7 @@ def test_what_an_experiment_file_must_not_hold_is_named(load, what):
 
 def test_every_wrong_field_of_a_run_is_told_at_once(load):
     with pytest.raises(SettingsError, match=r"(?s)epochs: .*\n.*momentum: "):
-        load(base={"pretraining": {"epochs": 0, "momentum": 2.0}})
+        load(base={"pretraining": {"epochs": -1, "momentum": 2.0}})
 
 
 def test_an_experiment_that_is_not_there_is_answered_with_those_that_are():

@@ -168,8 +168,8 @@ def test_data_that_changed_between_two_attempts_are_not_mixed(made, tmp_path, mo
     before = np.load(tries.attempt(1) / "out" / "samples.npy")
     load = MnistSmall.load
 
-    def changed(data, root):
-        samples = load(data, root)
+    def changed(data, root, *, report):
+        samples = load(data, root, report=report)
         return dataclasses.replace(samples, x_NCHW=255 - samples.x_NCHW)
 
     monkeypatch.setattr(MnistSmall, "load", changed)
