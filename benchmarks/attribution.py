@@ -19,25 +19,19 @@ B = batch, C = channels, H, W = pixels, K = classes
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import captum.attr
-import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
-from benchmarks.attribution_case import SEED, Case, Row, seconds, trained_case
+from benchmarks.attribution_case import SEED, Case, trained_case
 from benchmarks.attribution_memory import METHODS, measured_mib
-from jobs.machine import device_name
-from jobs.planning import CODE_ROOT, git_state, versions
+from benchmarks.comparison import Row, medians, show
 from pipeline.methods import vision
 from pipeline.methods.attribution import (
     Attributor,
@@ -66,7 +60,6 @@ INTERNAL_SIZES = (16, 32, 64, 128)
 COPIES = (1, 2, 4, 8)
 """Perturbations, or noisy samples, of each image at once."""
 BOUNDS_MIB = (16, 48)
-MET = {True: "yes", False: "no", None: ""}
 
 
 def loop_repeat(repeat: int) -> int:
@@ -87,20 +80,20 @@ def published_saliency(model: nn.Module, x_BCHW: torch.Tensor, score: Score, *, 
     return torch.stack(maps)
 
 
-def finite_difference_rows(case: Case, *, device: str, repeat: int) -> list[Row]:
+def finite_difference_rows(case: Case, *, repeat: int) -> list[Row]:
     """Against the published loop on one image, and against the fastest forward passes of the model."""
     for parameter in case.model.parameters():
         parameter.requires_grad_(True)  # As the loop had it.
     one, first = case.x_BCHW[:1], case.score.at(slice(1))
     ours = partial(attribute, FiniteDifferences(of="saliency", step=STEP), case.model, background=case.background.at(slice(1)))
-    own_s, loop_s = seconds(
-        device, lambda: ours(one, first), lambda: published_saliency(case.model, one, first, step=STEP), repeat=loop_repeat(repeat)
+    own_s, loop_s = medians(
+        lambda: ours(one, first), lambda: published_saliency(case.model, one, first, step=STEP), repeat=loop_repeat(repeat)
     )
     case.model.requires_grad_(False)
     found, expected = ours(one, first).phi_BCHW.cpu(), published_saliency(case.model, one, first, step=STEP)
     apart = float((found - expected).norm() / expected.norm())
     values = one[0].numel()
-    rate, size, layout = best_forward(case, device=device, repeat=repeat)
+    rate, size, layout = best_forward(case, repeat=repeat)
     return [
         Row("finite differences, published loop", f"{1 / own_s:.3g} maps/s", f"{1 / loop_s:.3g} maps/s", loop_s / own_s, 8),
         Row("finite differences, relative L2 to the loop's map", f"h = {STEP:g}", "float32", apart, 0.05, is_least=False),
@@ -115,7 +108,7 @@ def finite_difference_rows(case: Case, *, device: str, repeat: int) -> list[Row]
     ]
 
 
-def best_forward(case: Case, *, device: str, repeat: int) -> tuple[float, int, str]:
+def best_forward(case: Case, *, repeat: int) -> tuple[float, int, str]:
     """Images a second, batch size and memory format of the fastest of all."""
     found = []
     for layout, memory_format in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
@@ -128,7 +121,7 @@ def best_forward(case: Case, *, device: str, repeat: int) -> tuple[float, int, s
                     for _ in range(passes):
                         case.model(x_BCHW)
 
-            found.append((passes * size / seconds(device, run, repeat=repeat)[0], size, layout))
+            found.append((passes * size / medians(run, repeat=repeat)[0], size, layout))
     return max(found)
 
 
@@ -147,7 +140,7 @@ def subspace_rows(case: Case) -> list[Row]:
     return rows
 
 
-def captum_rows(case: Case, *, device: str, repeat: int) -> list[Row]:
+def captum_rows(case: Case, *, repeat: int) -> list[Row]:
     """Integrated gradients, SmoothGrad and occlusion of the same settings, by both."""
     gradients, windows = captum.attr.IntegratedGradients(case.model), captum.attr.Occlusion(case.model)
     tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(case.model))
@@ -168,19 +161,17 @@ def captum_rows(case: Case, *, device: str, repeat: int) -> list[Row]:
         ),
         (SmoothGrad(num_samples=25), partial(tunnel.attribute, nt_samples=25, stdevs=noise, abs=False), "nt_samples_batch_size", COPIES),
     ]
-    return [row for ours, theirs, name, sizes in compared for row in _captum_pair(case, ours, theirs, name, sizes, device, repeat)]
+    return [row for ours, theirs, name, sizes in compared for row in _captum_pair(case, ours, theirs, name, sizes, repeat)]
 
 
-def _captum_pair(
-    case: Case, ours: Attributor, theirs: Callable[..., object], name: str, sizes: tuple[int, ...], device: str, repeat: int
-) -> list[Row]:
+def _captum_pair(case: Case, ours: Attributor, theirs: Callable[..., object], name: str, sizes: tuple[int, ...], repeat: int) -> list[Row]:
     cases = [case.first(num) for num in AT_ONCE if num < len(case.x_BCHW)] + [case]
     # Captum takes no internal batch that is smaller than the number of images.
     able = [(part, size) for part in cases[-2:] for size in sizes if sizes != INTERNAL_SIZES or size >= len(part.x_BCHW)]
     settings = [(part, {}) for part in cases] + [(part, {name: size}) for part, size in able]
     own = [partial(attribute, ours, part.model, part.x_BCHW, part.score, background=part.background) for part in cases]
     other = [partial(theirs, part.x_BCHW, target=part.score.target_B, **given) for part, given in settings]
-    found_s = seconds(device, *own, *other, repeat=repeat)
+    found_s = medians(*own, *other, repeat=repeat)
     own_ms = [1000 * found / len(part.x_BCHW) for found, part in zip(found_s[: len(own)], cases, strict=True)]
     other_ms = [1000 * found / len(part.x_BCHW) for found, (part, _) in zip(found_s[len(own) :], settings, strict=True)]
     best_ms, number = min((found, number) for number, found in enumerate(other_ms))
@@ -193,7 +184,7 @@ def _captum_pair(
     return rows
 
 
-def cam_rows(case: Case, *, device: str, repeat: int) -> list[Row]:
+def cam_rows(case: Case, *, repeat: int) -> list[Row]:
     """Class activation maps of the last layer that keeps positions, by both; theirs wants parameters that can be trained."""
     assert vision.torchvision  # Imported before pytorch-grad-cam does, which may not be able to by itself.
     import pytorch_grad_cam
@@ -212,8 +203,7 @@ def cam_rows(case: Case, *, device: str, repeat: int) -> list[Row]:
     rows = []
     for ours, theirs in pairs:
         with theirs(model=case.model, target_layers=layers) as cam:
-            own_s, other_s = seconds(
-                device,
+            own_s, other_s = medians(
                 partial(attribute, ours, case.model, case.x_BCHW, case.score, background=case.background),
                 partial(cam, input_tensor=case.x_BCHW, targets=targets),
                 repeat=repeat,
@@ -238,63 +228,6 @@ def memory_rows() -> list[Row]:
     return rows
 
 
-def table_of(rows: list[Row], case: Case, *, device: str, repeat: int) -> pd.DataFrame:
-    """One row a comparison, with where and of what it was measured."""
-    commit, dirty = git_state(CODE_ROOT)
-    shared = {
-        "model": f"cifar_cnn on {case.name}",
-        "images": len(case.x_BCHW),
-        "seed": SEED,
-        "repeat": repeat,
-        "commit": f"{(commit or 'none')[:7]}{'+' if dirty else ''}",
-        "hardware": device_name(device) if device != "cpu" else f"{torch.get_num_threads()} threads of {device_name('cpu')}",
-        "load": round(os.getloadavg()[0], 1),
-        "python": versions()["python"],
-        "torch": torch.__version__,
-        "captum": captum.__version__,
-        "grad_cam": version("grad-cam"),
-        "date": f"{datetime.now():%Y-%m-%d}",
-    }
-    own = [
-        {
-            "what": row.what,
-            "ours": row.ours,
-            "theirs": row.theirs,
-            "ratio": round(row.ratio, 3),
-            "target": "" if row.target is None else f"{'>=' if row.is_least else '<='} {row.target:g}",
-            "met": MET[row.is_met],
-        }
-        for row in rows
-    ]
-    return pd.DataFrame([row | shared for row in own])
-
-
-def write(folder: Path, found: pd.DataFrame) -> None:
-    """The table as CSV, and as a page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    found.to_csv(folder / "ratios.csv", index=False)
-    first = found.iloc[0]
-    lines = [
-        "# Attribution beside what it replaces",
-        "",
-        f"{first['model']}; {first['images']} images; {first['hardware']}, at a load of {first['load']};",
-        f"times are medians of {first['repeat']} (finite differences and the published loop: of {loop_repeat(first['repeat'])}), "
-        f"one seed ({first['seed']});",
-        f"code {first['commit']}, Python {first['python']}, torch {first['torch']}, Captum {first['captum']}, "
-        f"pytorch-grad-cam {first['grad_cam']}, {first['date']}.",
-        "`python -m benchmarks.attribution` makes it again.",
-        "",
-        "| what | ours | theirs | ratio | target | met |",
-        "| --- | --- | --- | ---: | ---: | --- |",
-    ]
-    columns = [found[name] for name in ("what", "ours", "theirs", "ratio", "target", "met")]
-    lines += [
-        f"| {what} | {ours} | {theirs} | {ratio:.3g} | {target} | {met} |"
-        for what, ours, theirs, ratio, target, met in zip(*columns, strict=True)
-    ]
-    (folder / "README.md").write_text("\n".join(lines) + "\n")
-
-
 def main() -> None:
     """Measure, print, and end with 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -309,17 +242,20 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     case = trained_case(num_train=given.train_images, epochs=given.epochs, num_images=given.images, device=given.device)
     print(case.name, file=sys.stderr, flush=True)
-    rows = finite_difference_rows(case, device=given.device, repeat=given.repeat)
-    rows += subspace_rows(case.first(16)) + captum_rows(case, device=given.device, repeat=given.repeat)
-    rows += cam_rows(case, device=given.device, repeat=given.repeat) + memory_rows()
-    found = table_of(rows, case, device=given.device, repeat=given.repeat)
-    shown = Table("what", "ours", "theirs", "ratio", "target", title=f"{found['model'][0]}, {found['commit'][0]}, {found['hardware'][0]}")
-    for row, target in zip(rows, found["target"], strict=True):
-        shown.add_row(row.what, row.ours, row.theirs, f"{row.ratio:.3g}", target, style="red" if row.is_met is False else None)
-    Console().print(shown)
-    if given.write:
-        write(given.write, found)
-    sys.exit(any(row.is_met is False for row in rows))
+    rows = finite_difference_rows(case, repeat=given.repeat)
+    rows += subspace_rows(case.first(16)) + captum_rows(case, repeat=given.repeat)
+    rows += cam_rows(case, repeat=given.repeat) + memory_rows()
+    facts = {
+        "model": f"cifar_cnn on {case.name}",
+        "images": len(case.x_BCHW),
+        "seed": SEED,
+        "repeat": given.repeat,
+        "repeat_of_published_loop": loop_repeat(given.repeat),
+        "captum": captum.__version__,
+        "grad_cam": version("grad-cam"),
+    }
+    title, command = "Attribution beside what it replaces", "python -m benchmarks.attribution"
+    sys.exit(show(rows, title=title, command=command, facts=facts, folder=given.write, device=given.device))
 
 
 if __name__ == "__main__":

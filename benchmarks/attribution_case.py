@@ -1,12 +1,9 @@
-"""What `benchmarks.attribution` measures on and by: a trained network, a row of its table, and median times.
+"""What `benchmarks.attribution` measures on: a trained network, images, and what methods may know of them.
 
 B = batch, C = channels, H, W = pixels
 """
 
 import os
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,26 +36,6 @@ class Case:
         """Of the first images only."""
         few = slice(num)
         return replace(self, x_BCHW=self.x_BCHW[few], score=self.score.at(few), background=self.background.at(few))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison: a number, and what it should be at least or at most."""
-
-    what: str
-    ours: str
-    theirs: str
-    ratio: float
-    target: float | None = None
-    """None where the number only tells how another comes about."""
-    is_least: bool = True
-
-    @property
-    def is_met(self) -> bool | None:
-        """None without a target."""
-        if self.target is None:
-            return None
-        return self.ratio >= self.target if self.is_least else self.ratio <= self.target
 
 
 def images_of(root: Path) -> tuple[str, tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
@@ -101,18 +78,3 @@ def trained_case(*, num_train: int, epochs: int, num_images: int, device: str) -
     score = Score(label_test[chosen].to(device))
     title = f"{name}, test accuracy {accuracy:.2f} after {epochs} epochs of {len(x_train):,} images"
     return Case(model.requires_grad_(False), x_test[chosen].to(device), score, background, title)
-
-
-def seconds(device: str, *calls: Callable[[], object], repeat: int) -> list[float]:
-    """The median wall time of each call; they take turns, so that what else the machine does falls on all of them."""
-    times: list[list[float]] = [[] for _ in calls]
-    for call in calls:
-        call()
-    for _ in range(repeat):
-        for call, found in zip(calls, times, strict=True):
-            started = time.perf_counter()
-            call()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            found.append(time.perf_counter() - started)
-    return [statistics.median(found) for found in times]
