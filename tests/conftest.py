@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("no GPU: torch.cuda.is_available() is False")
+
+
+# A shell that runs the tests in the background has them ignore interrupts, and all that they start: who sends one would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
