@@ -32,7 +32,7 @@ from pydantic import Field, field_validator
 from jobs.reading import MAX_BYTES, read_yaml
 from jobs.resources import Cluster, Resources
 from jobs.sweep import describe, merged, points_of, put, sets
-from jobs.table import Table, check_table, splits_of
+from jobs.table import Table, check_table
 from pipeline.config import RunConfig
 from pipeline.core.settings import Settings, SettingsError, canonical_json, flatten, nearest, parse
 from pipeline.stages import STAGES, StepsOfRuns, steps_of
@@ -101,7 +101,7 @@ class Run:
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that it is measured on."""
-        return splits_of(self.config)
+        return (*self.config.data.test_splits, *(["validation"] if self.config.data.folds > 1 else []))
 
     @property
     def flat(self) -> dict[str, Any]:
@@ -230,18 +230,18 @@ def _with_included(file: ExperimentFile, text: str, overrides: Iterable[str], *,
     """An experiment with the runs of others, and what is set anew for all of them (base.retraining.epochs=5) or one (NAME.base...)."""
     if own := [name for name in ("base", "sweep", "table") if name in file.model_fields_set]:
         raise SettingsError(f"{where}: include takes whole experiments; leave {', '.join(own)} out, or put it into their files")
-    stems = [Path(given).stem for given in file.include]
-    of_one = {stem: [override for override in overrides if override.startswith(f"{stem}.")] for stem in stems}
-    of_all = [override for override in overrides if not override.startswith(tuple(f"{stem}." for stem in stems))]
-    parts = [
-        load_experiment(given, overrides=[*of_all, *(override.removeprefix(f"{stem}.") for override in of_one[stem])])
-        for given, stem in zip(file.include, stems, strict=True)
-    ]
-    names = [part.name for part in parts]
-    if not parts or len(set(names)) < len(names) or any(part.file.include for part in parts):
+    trees = [_read(find_experiment(given))[0] for given in file.include]
+    names = [str(tree.get("experiment")) for tree in trees]
+    if not trees or len(set(names)) < len(names) or any("include" in tree for tree in trees):
         raise SettingsError(
             f"{where}: include: wanted one experiment or more with runs of their own, each once; got {', '.join(names) or 'none'}"
         )
+    of_all = [override for override in overrides if not override.startswith(tuple(f"{name}." for name in names))]
+    of_one = {name: [override for override in overrides if override.startswith(f"{name}.")] for name in names}
+    parts = [
+        load_experiment(given, overrides=[*of_all, *(override.removeprefix(f"{name}.") for override in of_one[name])])
+        for given, name in zip(file.include, names, strict=True)
+    ]
     return Experiment(
         file,
         "\n---\n".join([text, *(part.text for part in parts)]),

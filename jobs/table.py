@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from pipeline.config import RunConfig
 from pipeline.core.settings import Settings, SettingsError, nearest
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def check_table(table: Table, runs: Sequence["Run"], *, where: str) -> None:
         raise SettingsError(f"{where}: table.control: unknown arm {table.control!r}{nearest(table.control, arms)}")
     _check_controls(runs, arms, where=where)
     measured = sorted({metric for run in runs for metric in run.config.evaluation.columns})
-    splits = {split for run in runs for split in splits_of(run.config)}
+    splits = {split for run in runs for split in run.splits}
     for column in table.metrics:
         split, _, metric = column.partition(".")
         if not metric or metric not in measured:
@@ -57,7 +56,7 @@ def _check_column(column: str, runs: Iterable["Run"], *, by: Iterable[str], wher
     """Refuse a column that stays empty in the row of an arm; data sets with a table of their own may differ in their splits."""
     split, _, metric = column.partition(".")
     for run in runs:
-        metrics, splits = run.config.evaluation.columns, splits_of(run.config)
+        metrics, splits = run.config.evaluation.columns, run.splits
         if metric not in metrics:
             raise SettingsError(
                 f"{where}: table.metrics: arm {run.arm!r} does not measure {metric!r} (it measures {', '.join(metrics)}); add it to its "
@@ -80,8 +79,3 @@ def _check_controls(runs: Iterable["Run"], arms: set[str], *, where: str) -> Non
             raise SettingsError(f"{where}: sweep: control: arm {run.arm!r} is its own control; leave it out or name another arm")
         if seen.setdefault(run.arm, run.control) != run.control:
             raise SettingsError(f"{where}: sweep: control: arm {run.arm!r} has {seen[run.arm]!r} and {run.control!r}; give it one")
-
-
-def splits_of(config: RunConfig) -> tuple[str, ...]:
-    """The splits that a run is measured on."""
-    return (*config.data.test_splits, *(["validation"] if config.data.folds > 1 else []))

@@ -15,7 +15,7 @@ from pipeline.methods.attribution import (
     Target,
     TrueLabel,
 )
-from pipeline.methods.augmentation import Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
+from pipeline.methods.augmentation import Aba, Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
 from pipeline.methods.datasets import Additive, Dataset, MnistSmall, News20, PtbXl, Shortcut
 from pipeline.methods.datasets.splits import ImageSettings
 from pipeline.methods.metrics import PREDICTION, Agreement, Evaluation, ExactCounterpart, KnownTruth, TopK
@@ -128,6 +128,15 @@ class RunConfig(Settings):
                         f"{name}: {tag(change)} changes {' or '.join(change.kinds)}, and data set {self.data.dataset} has "
                         f"{self.data.kind}; leave it out"
                     )
+            if (guide := training.guide) is None:
+                continue
+            if self.data.task not in guide.tasks:
+                raise ValueError(
+                    f"{name}: guide {guide.guide} as it is set is for {' or '.join(guide.tasks)}, and data set {self.data.dataset} asks "
+                    f"for {self.data.task}; for labels take target loss, for values guide noise"
+                )
+            if isinstance(guide, Aba) and guide.unit == "pixel" and self.data.kind == "features":
+                raise ValueError(f"{name}: features have no places whose channels could move together; set guide.unit to feature")
         return self
 
     @model_validator(mode="after")

@@ -105,8 +105,10 @@ def _write_table(
     planned = [plan.facts["identity"]["runs"][position] for position in runs.index]
     splits = {split for run in planned for split in run["splits"]}
     metrics = [metric for metric in table["metrics"] if metric.partition(".")[0] in splits]
+    if not metrics:
+        return Tables([], ["none of its runs is measured on a split of the table"])
     runs = _with_columns(runs, metrics)
-    controls = {run["arm"]: run["control"] for run in planned if run.get("control")}
+    controls = {run["arm"]: run["control"] for run in planned if run["control"]}
     published = {run["arm"]: run["published"] for run in planned}
     summary = summarise(runs, metrics=metrics, control=table["control"], controls=controls, published=published)
     meta = meta if folder == Path() else {**meta, "part": ", ".join(folder.parts)}

@@ -124,13 +124,14 @@ def facts_of(data: Dataset, samples: Samples, train_NCHW: NDArray[Any]) -> Datas
         return _facts_of_text(data, samples)
     is_image = data.kind == "image"
     given = data.scale if isinstance(data, ImageSettings | Shortcut) else None
-    mean_C, std_C = (_statistics if is_image else _float_statistics)(train_NCHW)
+    if given is not None:
+        mean_C, std_C = _given(given, num_channels=train_NCHW.shape[1])
+    else:
+        mean_C, std_C = (_statistics if is_image else _float_statistics)(train_NCHW)
     if data.normalised_by == "all":
         mean_C, std_C = _of_all(mean_C, std_C)
     if data.normalised_by == "nothing":
         mean_C, std_C = np.zeros_like(mean_C), np.ones_like(std_C)
-    if given is not None:
-        mean_C, std_C = _given(given, num_channels=train_NCHW.shape[1])
     inner = tuple(axis for axis in range(train_NCHW.ndim) if axis != 1)
     lowest_C, highest_C = (np.zeros_like(mean_C), np.ones_like(mean_C)) if is_image else (train_NCHW.min(inner), train_NCHW.max(inner))
     return DatasetFacts(

@@ -138,6 +138,20 @@ REFUSED = {
         "  retraining: {transforms: [crop]}}",
         r"retraining: crop changes image, and data set ptbxl has signal; leave it out",
     ),
+    "labels explained as if they were classes": (
+        "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce]}, target: {target: predicted},\n"
+        "  pretraining: {guide: {guide: aba, strength: 0.3}}}",
+        r"pretraining: guide aba as it is set is for classes, and data set ptbxl asks for labels; for labels take target loss",
+    ),
+    "values explained by a loss of classes": (
+        "experiment: e\nbase: {data: {dataset: additive}, model: {model: mlp}, evaluation: {metrics: [r2]},\n"
+        "  pretraining: {guide: {guide: aba, strength: 0.3, target: loss}}}",
+        r"guide aba as it is set is for classes or labels, and data set additive asks for values; .*for values guide noise",
+    ),
+    "a mean that no image has": (
+        "experiment: e\nbase: {data: {dataset: mnist_small, normalise: {mean: [2.0], std: [1.0]}}}",
+        r"mean.*less than or equal to 1, got 2\.0",
+    ),
     "texts mixed with each other": (
         "experiment: e\nbase: {data: {dataset: news20}, model: {model: text_cnn, width: 8}, pretraining: {mixing: mixup}}",
         r"pretraining: mixup changes image or signal or features, and data set news20 has tokens; leave it out",

@@ -120,6 +120,11 @@ def test_what_can_not_be_included_is_named(including, what):
         load_experiment(str(including(**changes)))
 
 
+def test_a_file_that_includes_itself_is_refused(including):
+    with pytest.raises(SettingsError, match="with runs of their own, each once; got both"):
+        load_experiment(str(including(include=[str(including())])))
+
+
 def test_a_table_of_its_own_has_only_columns_of_the_splits_that_its_data_have(tmp_path):
     text = json.dumps(  # It is YAML, too, and has no aliases.
         {

@@ -24,7 +24,7 @@ Two things beside the number of points cost that much that they are seen to (`_p
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -99,7 +99,7 @@ class Passes:
         return score(self.logits_of(x_BCHW)) if len(x_BCHW) else x_BCHW.new_empty(0)
 
 
-def input_gradient(model: Forward, x_BCHW: torch.Tensor, score: Score) -> torch.Tensor:
+def input_gradient(model: Forward, x_BCHW: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """(B, C, H, W) derivative of each sample's score by its own input values, in logits a unit of x.
 
     The parameters' gradients stay as they are. The model must not mix the samples of a batch, as BatchNorm does in train mode.

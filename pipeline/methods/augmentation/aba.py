@@ -1,7 +1,7 @@
 """Augmentation by attribution inside the training step: what raises or lowers an output is pushed up or down before the network learns.
 
-B = batch, C = channels, H, W = pixels, K = outputs, U = units of one sample that move together, R = patterns of a set.
-Signals (B, C, T), features (B, F) and vectors of words (B, E, L) work the same way.
+B = batch, C = channels, H, W = pixels, K = outputs, U = units of one sample that move together.
+Signals (B, C, T) and features (B, F) work the same way.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from pydantic import Field, model_validator
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
 from pipeline.methods.attribution.engine import as_found
-from pipeline.methods.attribution.target import Score
+from pipeline.methods.attribution.passes import input_gradient
+from pipeline.methods.attribution.target import Loss, Score, TrueLabel
 from pipeline.methods.augmentation.guide import Learner
 from pipeline.methods.inference import full_float32
 from pipeline.methods.lazy import torch
 from pipeline.methods.sample_streams import uniform_on
-from pipeline.methods.tasks import Kind
+from pipeline.methods.tasks import Kind, Task
 
 Pattern = tuple[int, int, int]
 """Which way low, middle and high units move: -1 down, 0 not at all, 1 up."""
-ALL_PATTERNS: tuple[Pattern, ...] = tuple((low, middle, high) for low in (-1, 0, 1) for middle in (-1, 0, 1) for high in (-1, 0, 1))
-"""The 27 there are; the 14th leaves all as it is."""
 STAY: Pattern = (0, 0, 0)
 LOW_UP, LOW_DOWN, MIDDLE_UP, MIDDLE_DOWN, HIGH_UP, HIGH_DOWN = (1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)
 PATTERNS: dict[str, tuple[Pattern, ...]] = {
@@ -34,6 +33,8 @@ PATTERNS: dict[str, tuple[Pattern, ...]] = {
     "fast": (STAY, STAY, LOW_UP, LOW_DOWN, HIGH_UP, HIGH_DOWN, (-1, 0, 1), (1, 0, -1)),
 }
 """Of each variant, one of which a sample draws: those of the published table, of which repeated ones are drawn more often."""
+RULES: dict[str, TrueLabel | Loss] = {"label": TrueLabel(), "loss": Loss()}
+"""Targets that the sample's truth names."""
 
 
 class Aba(Settings):
@@ -57,13 +58,18 @@ class Aba(Settings):
     quantiles: tuple[float, float] = Field(default=(0.1, 0.9), strict=False)
     """Shares of the units that are below the middle, and below the high ones; fast has none."""
     unit: Literal["feature", "pixel"] = "feature"
-    """What moves together: each value for itself; or all channels of a place, ranked by their sum."""
+    """What moves together: each value for itself; or all channels of a place in images and signals, ranked by their sum."""
     ranking: Literal["attribution", "inverted", "random"] = "attribution"
     """What low and high are of: the attribution; its opposite; or numbers drawn at random, the control of equal size."""
     every: int = Field(default=1, ge=1)
     """Acts in every n-th step; others are plain."""
     clamp: bool = False
     """Whether moved values stay within the range of the data."""
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """See `Guide.tasks`."""
+        return ("classes", "labels") if self.target == "loss" else ("classes",)
 
     @model_validator(mode="after")
     def _check_quantiles(self) -> Aba:
@@ -75,14 +81,17 @@ class Aba(Settings):
     def __call__(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
         """Samples whose pattern is to stay are the same bit for bit. See `Guide`."""
         x_BCHW = x_BCHW.detach()
-        level_BCHW = self.levels(self._ranked(x_BCHW, truth, learner=learner, streams=streams))
+        level_BCHW = self._levels(self._ranked(x_BCHW, truth, learner=learner, streams=streams))
         patterns = PATTERNS[self.variant]
         drawn_B = (streams.named("pattern").uniform(1)[:, 0] * len(patterns)).astype(np.int64)
         size_B = np.ones(len(x_BCHW)) if self.variant == "challenger" else np.abs(streams.named("size").normal(1)[:, 0])
         push_B3 = torch.from_numpy(self.strength * size_B[:, None] * np.array(patterns)[drawn_B]).to(x_BCHW)
-        push_BCHW = push_B3.gather(1, level_BCHW.flatten(1).long() + 1).view_as(x_BCHW) if x_BCHW.numel() else x_BCHW
+        push_BCHW = push_B3.gather(1, level_BCHW.flatten(1).long() + 1).view_as(x_BCHW)
         moved_BCHW = x_BCHW + push_BCHW
-        return moved_BCHW.clamp(learner.lowest_C11, learner.highest_C11) if self.clamp else moved_BCHW
+        if not self.clamp:
+            return moved_BCHW
+        # Only what moves: a black or white pixel can be beyond the range by rounding.
+        return torch.where(push_BCHW == 0, x_BCHW, moved_BCHW.clamp(learner.lowest_C11, learner.highest_C11))
 
     def _ranked(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
         """(B, C, H, W) what tells low from high."""
@@ -90,47 +99,40 @@ class Aba(Settings):
             shape = x_BCHW.shape if self.unit == "feature" else (len(x_BCHW), 1, *x_BCHW.shape[2:])
             noise = uniform_on(x_BCHW.device, streams.named("ranking"), math.prod(shape[1:]))
             return (noise - 0.5).to(x_BCHW.dtype).view(shape).expand_as(x_BCHW)
-        phi_BCHW = self.attributed(x_BCHW, truth, learner=learner, streams=streams)
+        phi_BCHW = self._attributed(x_BCHW, truth, learner=learner, streams=streams)
         if self.unit == "pixel":
             phi_BCHW = phi_BCHW.sum(1, keepdim=True).expand_as(phi_BCHW)
         return -phi_BCHW if self.ranking == "inverted" else phi_BCHW
 
-    def attributed(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
+    def _attributed(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
         """(B, C, H, W) signed gradient of the target by the input, in eval mode, with no trace left in the network."""
-        with as_found(learner.model) as model, torch.enable_grad(), full_float32():
-            x_BCHW = x_BCHW.detach().requires_grad_()
-            outputs_BK = model(x_BCHW)
-            score = self._score(outputs_BK.detach(), truth, streams=streams)
-            (phi_BCHW,) = torch.autograd.grad(score(outputs_BK).sum(), x_BCHW)
-        return phi_BCHW
+        with as_found(learner.model) as model, full_float32():
+            if rule := RULES.get(self.target):
+                return input_gradient(model, x_BCHW, rule(model, x_BCHW, truth))
+            return input_gradient(model, x_BCHW, lambda outputs_BK: self._drawn(outputs_BK.detach(), streams=streams)(outputs_BK))
 
-    def _score(self, outputs_BK: torch.Tensor, truth: torch.Tensor, *, streams: SampleStreams) -> Score:
-        if self.target == "loss":
-            if truth.ndim == 1:
-                return Score(truth, of="log_probability")
-            return Score(torch.full((len(truth),), -1, device=truth.device), of="log_probability", labels_BK=truth)
-        if self.target == "label":
-            return Score(truth)
+    def _drawn(self, outputs_BK: torch.Tensor, *, streams: SampleStreams) -> Score:
+        """The logit of the prediction, or of the class of a random rank."""
         most = 1 if self.target == "predicted" else min(self.k, outputs_BK.shape[1])
         rank_B = torch.from_numpy((streams.named("rank").uniform(1)[:, 0] * most).astype(np.int64)).to(outputs_BK.device)
         return Score(outputs_BK.topk(most, dim=1).indices.gather(1, rank_B[:, None])[:, 0])
 
-    def levels(self, ranked_BCHW: torch.Tensor) -> torch.Tensor:
+    def _levels(self, ranked_BCHW: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -1 for low, 0 for middle and 1 for high units, by the numbers that rank them."""
         if self.variant == "fast":
             return ranked_BCHW.sign()
-        of_pixels = self.unit == "pixel" and ranked_BCHW.ndim > 2
+        of_pixels = self.unit == "pixel"
         ranked_BU = (ranked_BCHW[:, 0] if of_pixels else ranked_BCHW).flatten(1)
         num_units = ranked_BU.shape[1]
         # Rounded first: 1 - 0.9 is a little less than 0.1, and 0.1 of 30 units a little more than 3.
         num_low, num_high = (math.ceil(round(share * num_units, 6)) for share in (self.quantiles[0], 1 - self.quantiles[1]))
         num_high = min(num_high, num_units - num_low)
-        level_BU = extreme(ranked_BU, num_high).to(ranked_BU.dtype) - extreme(-ranked_BU.flip(1), num_low).flip(1).to(ranked_BU.dtype)
+        level_BU = _extreme(ranked_BU, num_high).to(ranked_BU.dtype) - _extreme(-ranked_BU.flip(1), num_low).flip(1).to(ranked_BU.dtype)
         shape = (len(ranked_BCHW), 1, *ranked_BCHW.shape[2:]) if of_pixels else ranked_BCHW.shape
         return level_BU.view(shape).expand_as(ranked_BCHW)
 
 
-def extreme(ranked_BU: torch.Tensor, number: int) -> torch.Tensor:
+def _extreme(ranked_BU: torch.Tensor, number: int) -> torch.Tensor:
     """(B, U) true for exactly that many of the highest numbers; of equal ones the last come first."""
     if number == 0:
         return torch.zeros_like(ranked_BU, dtype=torch.bool)

@@ -15,7 +15,7 @@ from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
 from pipeline.methods.lazy import torch
 from pipeline.methods.sample_streams import normal_on
-from pipeline.methods.tasks import Kind
+from pipeline.methods.tasks import Kind, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,11 @@ class Guide(Protocol):
     every: int
     """Acts in every n-th step."""
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What may be asked of the samples."""
+        ...
+
     def __call__(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
         """Change the samples of a batch, before the network learns from them.
 
@@ -57,6 +62,7 @@ class Noise(Settings):
     """Move each sample by a given distance in a random direction: the control of equal size for what moves samples by attribution."""
 
     kinds: ClassVar[tuple[Kind, ...]] = ("image", "signal", "features")
+    tasks: ClassVar[tuple[Task, ...]] = ("classes", "labels", "values")
     guide: Literal["noise"] = "noise"
     distance: float = Field(gt=0)
     """Euclidean, over all values of the normalised sample; the history of a guided training says how far its samples moved on average."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.core.randomness import SampleStreams
-from pipeline.core.settings import Settings, members
+from pipeline.core.settings import Settings
 from pipeline.methods.lazy import torch
 from pipeline.methods.tasks import Kind
 
@@ -30,7 +30,7 @@ class Transformer(Protocol):
         Args:
             x_BCHW: uint8, on any device.
             streams: one stream a sample: what becomes of an image depends on nothing but its id and the stream's name.
-            mean_C: (C,) uint8, the training images' mean.
+            mean_C: (C,) uint8, what images are centred at: the training images' mean, unless data.normalise gives another.
 
         Returns:
             (B, C, H, W) uint8; the given images stay as they are.
@@ -86,7 +86,7 @@ class Crop(ImageTransform):
 
 
 class Cutout(ImageTransform):
-    """Fill a square with the training images' mean (DeVries and Taylor 2017, arXiv:1708.04552)."""
+    """Fill a square with what images are centred at, their mean (DeVries and Taylor 2017, arXiv:1708.04552)."""
 
     transform: Literal["cutout"] = "cutout"
     size_px: int = Field(default=16, ge=1)
@@ -141,6 +141,3 @@ def transformed(x_BCHW: torch.Tensor, transforms: Sequence[Transformer], *, stre
 def _on(x_BCHW: torch.Tensor, numbers: NDArray[np.int64]) -> torch.Tensor:
     """The numbers on the device of the images."""
     return torch.from_numpy(numbers).to(x_BCHW.device)
-
-
-TRANSFORMS = tuple(members(Transform).values())

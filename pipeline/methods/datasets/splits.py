@@ -60,8 +60,8 @@ class SplitSettings(FoldSettings):
 class Scale(Settings):
     """Mean and standard deviation of each channel, in [0, 1] units of pixel / 255."""
 
-    mean: tuple[float, ...] = Field(strict=False)
-    """A number a channel, or one for all."""
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(strict=False)
+    """A number a channel, or one for all, in [0, 1]."""
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field(strict=False)
     """Likewise, above 0."""
 

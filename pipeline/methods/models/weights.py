@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.core.files import sha256_of
 from pipeline.core.settings import SettingsError
-from pipeline.methods.models.parts import parts_of
+from pipeline.methods.models.parts import head_of
 from pipeline.methods.models.settings import GivenWeights
 
 NESTED = ("state_dict", "model")
@@ -49,7 +49,7 @@ def load_weights(network: nn.Module, given: GivenWeights) -> dict[str, Any]:
     if given.sha256 is not None and not sha256.startswith(given.sha256):
         raise WeightFileError(f"{given.path}: wanted sha256 {given.sha256}..., got {sha256}; it is damaged or another file; {given.remedy}")
     found, own = _read(given.path), network.state_dict()
-    head = {name for name in own if name.startswith(f"{list(parts_of(network))[-1]}.")}
+    head = {name for name in own if name.startswith(f"{head_of(network)[0]}.")}
     is_fresh = _is_another_head({name: found[name] for name in head if name in found}, own)
     if is_fresh:
         found = {name: value for name, value in found.items() if name not in head}

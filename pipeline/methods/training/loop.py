@@ -124,8 +124,8 @@ def _end(job: Job, state: TrainingState) -> TrainingResult:
     """
     if job.settings.guide is not None and not any(row["moved_share"] for row in state.history):
         raise SettingsError(
-            f"guide {job.settings.guide.guide} moved no sample in {state.step} steps; set its strength higher, its field every lower, or "
-            "leave it out"
+            f"guide {job.settings.guide.guide} moved no sample in {state.step} steps; have it move them farther, set its field every "
+            "lower, or leave it out"
         )
     if state.average is not None:
         state.model.load_state_dict(state.average)

@@ -7,9 +7,9 @@ from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.methods.lazy import torch
+from pipeline.methods.models.parts import head_of
 from pipeline.methods.training.gradients import Learnt
 from pipeline.methods.training.settings import Training
-from pipeline.methods.training.transfer import head_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     in_head = set[int]()
     if settings.head_learning_rate is not None:
-        in_head = {id(parameter) for parameter in head_of(model).parameters()}
+        in_head = {id(parameter) for parameter in head_of(model)[1].parameters()}
     groups = _groups([parameter for parameter in trainable if id(parameter) not in in_head], settings, rate_share=1.0)
     if settings.head_learning_rate is not None:
         head = [parameter for parameter in trainable if id(parameter) in in_head]

@@ -7,17 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.core.settings import SettingsError
+from pipeline.methods.models.parts import parts_of
 from pipeline.methods.training.settings import Training
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def head_of(model: nn.Module) -> nn.Module:
-    """The part that makes outputs of what the blocks find."""
-    from pipeline.methods.models.parts import parts_of
-
-    return list(parts_of(model).values())[-1]
 
 
 def first_trained(model: nn.Module, settings: Training) -> str | None:
@@ -26,8 +20,6 @@ def first_trained(model: nn.Module, settings: Training) -> str | None:
     Raises:
         SettingsError: the network has fewer blocks than are to be trained.
     """
-    from pipeline.methods.models.parts import parts_of
-
     *blocks, head = parts_of(model)
     if settings.trained_blocks is None or settings.trained_blocks == len(blocks):
         return None
@@ -58,8 +50,6 @@ def partly_frozen(model: nn.Module, settings: Training) -> Iterator[None]:
 
 def _held(model: nn.Module, first: str | None) -> list[nn.Parameter]:
     """The parameters that would be trained, but for `trained_blocks`."""
-    from pipeline.methods.models.parts import parts_of
-
     if first is None:
         return []
     parts = parts_of(model)

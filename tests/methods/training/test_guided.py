@@ -41,14 +41,14 @@ def test_a_guide_of_hardly_any_strength_is_plain_training_bit_for_bit():
     for guide in (Aba(strength=1e-12), Noise(distance=1e-12)):
         torch.manual_seed(0)
         network = Mlp(hidden=(8,)).build(input_shape=(1, 6, 6), num_outputs=3)
-        with pytest.raises(SettingsError, match=f"guide {guide.guide} moved no sample in 9 steps; set its strength higher"):
+        with pytest.raises(SettingsError, match=f"guide {guide.guide} moved no sample in 9 steps; have it move them farther"):
             train(network, DATA, guided(guide), seed=0, round=0, context=Context())
         assert_same(network, plain)
 
 
 @pytest.mark.parametrize("every", [1, 2, 4])
 def test_a_guide_acts_in_every_nth_step(every):
-    """All samples of mend move: a third of the steps of an epoch of 3 is a third of its samples."""
+    """Noise moves all samples: a third of the steps of an epoch of 3 is a third of its samples."""
     acting = np.array([step % every == 0 for step in range(9)]).reshape(3, 3).mean(1)
     history = trained(guided(Noise(distance=2.0, every=every)))[1].history
     assert [row["moved_share"] for row in history] == pytest.approx(acting.tolist())
