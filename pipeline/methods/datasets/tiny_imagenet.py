@@ -7,6 +7,7 @@ The hub's files, data/train-*.parquet and data/valid-*.parquet with the columns 
 N = images
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,7 @@ class TinyImagenet(StoredImages):
         classes = {wnid: label for label, wnid in enumerate(wnids)}
         train = [one for wnid in wnids for one in _annotated(root, _boxes(wnid), classes={wnid: classes[wnid]}, wnid=wnid)]
         splits = {"train": _listed(root, train), "test": _listed(root, _annotated(root, VAL, classes=classes))}
-        return splits, class_names(wnids, _names(root / FOLDER / "words.txt"))
+        return splits, class_names(wnids, _names(root / FOLDER / "words.txt", of=wnids))
 
     def _tables(self, root: Path) -> tuple[dict[str, ImageList], tuple[str, ...]]:
         return read_tables(root, {split: table_files(root / TABLES, name) for split, name in SPLITS.items()})
@@ -108,14 +109,14 @@ def _lines(path: Path) -> list[str]:
         raise DataFileError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); fetch it again") from error
 
 
-def _names(path: Path) -> dict[str, str]:
-    rows = [line.split("\t") for line in _lines(path)]
-    if wrong := [number for number, row in enumerate(rows, start=1) if len(row) != 2]:
-        raise DataFileError(f"{path}, line {wrong[0]}: wanted a wnid, a tab and names, got {rows[wrong[0] - 1]!r:.80}; fetch it again")
-    return dict(rows)
+def _names(path: Path, *, of: Sequence[str]) -> dict[str, str]:
+    lines, wnids = _lines(path), set(of)
+    if wrong := [number for number, line in enumerate(lines, start=1) if line.count("\t") != 1]:
+        raise DataFileError(f"{path}, line {wrong[0]}: wanted a wnid, a tab and names, got {lines[wrong[0] - 1]!r:.80}; fetch it again")
+    return {wnid: names for wnid, _, names in (line.partition("\t") for line in lines) if wnid in wnids}
 
 
-Annotated = tuple[Path, int, list[int]]
+Annotated = tuple[str, int, list[int]]
 """Path of an image from the root, label and box."""
 
 
@@ -130,15 +131,15 @@ def _annotated(root: Path, path: Path, *, classes: Mapping[str, int], wnid: str 
     for number, line in enumerate(_lines(root / path), start=1):
         name, *values = line.split("\t")
         of = wnid or (values.pop(0) if values else "")
-        if name in found or Path(name).name != name or of not in classes or not _is_box(values):
+        if name in found or "/" in name or name in ("", ".", "..") or of not in classes or not _is_box(values):
             raise DataFileError(
                 f"{root / path}, line {number}: wanted an image not named before, {'' if wnid else 'a class of wnids.txt, '}and a box "
                 f"(left, top, right, bottom) in {SIDE_PX} x {SIDE_PX} pixels; got {line!r:.100}; fetch it again"
             )
-        found[name] = (folder / name, classes[of], [int(value) for value in values])
+        found[name] = (f"{folder}/{name}", classes[of], [int(value) for value in values])
     if not found:
         raise DataFileError(f"{root / path} names no images; fetch it again")
-    there = [path.name for path in (root / folder).iterdir()] if (root / folder).is_dir() else ()
+    there = [entry.name for entry in os.scandir(root / folder)] if (root / folder).is_dir() else ()
     if unnamed := sorted(name for name in there if name not in found and not name.startswith(".")):
         raise DataFileError(f"{root / folder / unnamed[0]} has no line in {root / path} ({len(unnamed)} such); fetch both again")
     return list(found.values())
@@ -154,7 +155,7 @@ def _is_box(values: Sequence[str]) -> bool:
 def _listed(root: Path, annotated: Sequence[Annotated]) -> ImageList:
     paths = [path for path, _, _ in annotated]
     return ImageList(
-        places_N=[str(path) for path in paths],
+        places_N=paths,
         labels_N=np.array([label for _, label, _ in annotated], dtype=np.int32),
         content=lambda position: (root / paths[position]).read_bytes(),
         boxes_N4=np.array([box for _, _, box in annotated], dtype=np.int64),

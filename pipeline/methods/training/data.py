@@ -136,6 +136,8 @@ class SampleSet:
     def stored(self, positions: Positions) -> NDArray[Any]:
         """(B, C, H, W): the samples at these positions, as they are stored."""
         array_of_B, row_of_B = self.array_of_N[positions], self.row_of_N[positions]
+        if len(self.arrays) == 1:
+            return self.arrays[0][row_of_B]
         stored_BCHW = np.empty((len(row_of_B), *self.sample_shape), dtype=self.arrays[0].dtype)
         for number, array in enumerate(self.arrays):
             chosen_B = array_of_B == number
