@@ -43,17 +43,23 @@ class SampleStreams:
 
     def uniform(self, size: int, *, draw: int = 0) -> NDArray[np.float64]:
         """(B, size) numbers in [0, 1); another `draw` gives other numbers."""
+        return (self._bits(size, draw=draw) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def normal(self, size: int, *, draw: int = 0) -> NDArray[np.float32]:
+        """(B, size) standard normal numbers, two from the halves of each 64 bits (Box and Muller 1958); none is above 6.8 in size."""
+        pairs = size - size // 2
+        halves_B2N = self._bits(pairs, draw=draw).astype("<u8").view("<i4").reshape(len(self.sample_ids_B), 2, pairs).astype(np.float32)
+        # In (0, 1], of which no logarithm is infinite.
+        share_BN = np.maximum(halves_B2N[:, 0] * np.float32(2.0**-32) + np.float32(0.5), np.float32(2.0**-33))
+        radius_BN, angle_BN = np.sqrt(np.float32(-2.0) * np.log(share_BN)), halves_B2N[:, 1] * np.float32(np.pi * 2.0**-31)
+        return np.concatenate([radius_BN * np.cos(angle_BN), radius_BN * np.sin(angle_BN)], axis=1)[:, :size]
+
+    def _bits(self, size: int, *, draw: int) -> NDArray[np.uint64]:
+        """(B, size) words of 64 random bits."""
         low, high = map(np.uint64, self.words(draw))
         ids_B1 = _mix(np.asarray(self.sample_ids_B, dtype=np.int64).astype(np.uint64)[:, None] ^ low)
         draws_1N = _mix(np.arange(1, size + 1, dtype=np.uint64)[None, :] * np.uint64(0x9E3779B97F4A7C15) ^ high)
-        bits_BN = _mix(ids_B1 ^ draws_1N)
-        return (bits_BN >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-    def normal(self, size: int, *, draw: int = 0) -> NDArray[np.float64]:
-        """(B, size) standard normal numbers, two from each pair of uniform ones (Box and Muller 1958)."""
-        first, second = np.split(self.uniform(size + size % 2, draw=draw), 2, axis=1)
-        radius, angle = np.sqrt(-2.0 * np.log1p(-first)), 2.0 * np.pi * second
-        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :size]
+        return _mix(ids_B1 ^ draws_1N)
 
     def words(self, draw: int) -> tuple[int, int]:
         """The two halves, 64 bits each, of the name of one draw."""

@@ -160,4 +160,4 @@ def _write(out: Path, selected: SampleSet, *, columns: Columns) -> None:
     write_table(out / "attributed.parquet", written, ATTRIBUTED)
 
 
-STAGE = Stage(name="attribute", needs=("prepare", "model"), run=run, version=5)
+STAGE = Stage(name="attribute", needs=("prepare", "model"), run=run, version=6)

@@ -165,4 +165,4 @@ def _labels(split: str, samples: SampleSet, judged_N: Columns, *, output_names: 
     }
 
 
-STAGE = Stage(name="evaluate", needs=("prepare", "model"), may_need=("augment",), run=run, version=4)
+STAGE = Stage(name="evaluate", needs=("prepare", "model"), may_need=("augment",), run=run, version=5)

@@ -39,4 +39,4 @@ def run(seed: int, model: Model, pretraining: Training, *, inputs: Mapping[str, 
         write_model(out, network, settings=model, facts=facts, history=result.history, vocabulary=vocabulary, origin=origin)
 
 
-STAGE = Stage(name="pretrain", needs=("prepare",), provides="model", run=run, version=4)
+STAGE = Stage(name="pretrain", needs=("prepare",), provides="model", run=run, version=5)

@@ -63,4 +63,4 @@ def training_set(prepared: Prepared, augment: Path) -> tuple[SampleSet, int, int
     return made.in_place_of(train), 0, len(np.intersect1d(made.sources, train.sample_ids_N))
 
 
-STAGE = Stage(name="retrain", needs=("prepare", "model", "augment"), provides="model", run=run, version=4)
+STAGE = Stage(name="retrain", needs=("prepare", "model", "augment"), provides="model", run=run, version=5)

@@ -33,7 +33,7 @@ def test_that_is_so_for_any_stream(ids, seed, purpose, draw):
 @on_each_device
 def test_normal_numbers_are_those_of_the_host_up_to_rounding(device):
     given_streams = streams(np.arange(1000))
-    # Logarithm and cosine may differ in the last bits of float64; none of the numbers is above 9 in size.
+    # Logarithm and cosine may differ in the last bits of float32; none of the numbers is above 6.8 in size.
     np.testing.assert_allclose(
-        normal_on(device, given_streams, 100, draw=1).cpu().numpy(), given_streams.normal(100, draw=1), rtol=0, atol=1e-13
+        normal_on(device, given_streams, 100, draw=1).cpu().numpy(), given_streams.normal(100, draw=1), rtol=0, atol=3e-6
     )

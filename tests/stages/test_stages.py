@@ -27,11 +27,11 @@ from tests.stages.runs import (
 
 FILES = {
     ("prepare", 4): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
-    ("pretrain", 4): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
-    ("attribute", 5): ["attributed.parquet", "attributions.npy", "record.json"],
+    ("pretrain", 5): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
+    ("attribute", 6): ["attributed.parquet", "attributions.npy", "record.json"],
     ("augment", 3): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
-    ("retrain", 4): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
-    ("evaluate", 4): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
+    ("retrain", 5): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
+    ("evaluate", 5): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
 }
 """(stage, version): names in its artifact. Where this changes the version has to: an older artifact would be found under the key."""
 
