@@ -21,7 +21,30 @@ from jobs.machine import device_name
 from jobs.planning import CODE_ROOT, git_state, versions
 
 TARGET_S = 1.0
-COMMANDS = ("--help", "submit --help", "plan quickstart", "status quickstart", "methods", "submit quickstart --dry-run --backend local")
+HELPS = (
+    "plan",
+    "submit",
+    "run",
+    "status",
+    "logs",
+    "verify",
+    "collect",
+    "methods",
+    "cancel",
+    "retry",
+    "clean",
+    "explain",
+    "fetch",
+)
+COMMANDS = (
+    "--help",
+    *(f"{command} --help" for command in HELPS),
+    "plan quickstart",
+    "status quickstart",
+    "methods",
+    "verify",
+    "submit quickstart --dry-run --backend local",
+)
 
 
 def cpu_s() -> float:
