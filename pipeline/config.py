@@ -198,6 +198,8 @@ class RunConfig(Settings):
                 f"target {self.target.target} would change held-out samples by their labels, and so tell them; "
                 "set target to predicted, rank or class"
             )
+        if self.selection.held_out_too and making is not None and making.graft:
+            raise ValueError("augmentation.graft would put parts of held-out samples into those trained on; set it to false")
         if self.selection.held_out_too and making is not None and not self.evaluation.replaced:
             raise ValueError(
                 "selection.held_out_too makes samples that nothing is measured on; set evaluation.replaced to true, or leave it out"

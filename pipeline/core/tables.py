@@ -56,6 +56,7 @@ AUGMENTED = pa.schema(
         _field("round", pa.int32(), "round that made the sample"),
         _field("rule", pa.string(), "augmentation rule"),
         _field("num_changed", pa.int32(), "pixels that differ from the source"),
+        _field("donor_sample_id", pa.int64(), "sample_id of what gave pixels to it in this round; -1 where nothing did"),
     ]
 )
 """What `augment` writes beside samples.npy: sample_id is the row of that array."""

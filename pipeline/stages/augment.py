@@ -4,7 +4,7 @@ N = attributed samples, M = samples of which one is to be made, A = those made, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 
 from pipeline.core.context import Context
 from pipeline.core.randomness import SampleStreams
+from pipeline.core.settings import SettingsError
 from pipeline.core.step import Stage
 from pipeline.core.tables import ATTRIBUTED, AUGMENTED, read_table, write_table
 from pipeline.methods.augmentation import Augmentation, Changer, NoAugmentation, SameCompute, Selection
 from pipeline.methods.lazy import torch
 from pipeline.stages.artifacts import Made, Prepared, read_array, write_array, write_json
 from pipeline.stages.sharing import Columns, SharedArray, gather_columns
+
+NO_DONOR = -1
+"""The donor_sample_id of a sample that nothing was grafted into."""
 
 
 def run(
@@ -40,15 +44,17 @@ def run(
     changer = None if isinstance(augmentation, SameCompute) else augmentation
     num_made = 0 if changer is None else len(sources.ids)
     made = SharedArray(out / "samples.npy", shape=(num_made, *prepared.facts.input_shape), dtype=np.uint8, context=context)
-    columns: Columns = {"num_changed": np.empty(0, dtype=np.int64)}
+    columns: Columns = {name: np.empty(0, dtype=np.int64) for name in ("num_changed", "donor_sample_id")}
     if changer is not None:
         plain, phi = read_array(inputs["prepare"] / "samples.npy"), read_array(inputs["attribute"] / "attributions.npy")
         maker = _Maker(changer=changer, plain=plain, phi=phi, sources=sources, device=context.device)
+        if changer.graft and len(chosen_N) < 2:
+            raise SettingsError(f"augmentation.graft wants two samples or more, of which one gives to the other; got {len(chosen_N)}")
 
         def make(positions: NDArray[np.int64]) -> Columns:
             streams = SampleStreams(sample_ids_B=sources.ids[positions], seed=seed, purpose="augmentation", counters=(round,))
-            made.rows[positions - made.span.start], num_changed_B = maker.make(positions, streams=streams)
-            return {"num_changed": num_changed_B}
+            made.rows[positions - made.span.start], about = maker.make(positions, streams=streams)
+            return about
 
         columns |= gather_columns(num_made, context, name="make", work=make, array=made)
     made.close()
@@ -96,21 +102,45 @@ class _Maker:
     sources: _Sources
     device: str
 
-    def make(self, positions: NDArray[np.int64], *, streams: SampleStreams) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """(B, C, H, W) images of sources.ids[positions], and in how many pixels each differs from the plain one."""
-        ids_B, chosen_N, earlier = self.sources.ids[positions], self.sources.chosen_N, self.sources.earlier
-        plain_BCHW = self.plain[ids_B]
-        images_BCHW = plain_BCHW.copy()
+    def make(self, positions: NDArray[np.int64], *, streams: SampleStreams) -> tuple[NDArray[np.uint8], Columns]:
+        """(B, C, H, W) images of sources.ids[positions]; in how many pixels each differs from the plain one, and what sample gave to it."""
+        ids_B = self.sources.ids[positions]
+        images_BCHW, plain_BCHW = self._current(ids_B), self.plain[ids_B]
+        donor_B = np.full(len(ids_B), NO_DONOR)
+        new = np.flatnonzero(np.isin(ids_B, self.sources.chosen_N))
+        if len(new):
+            x_BCHW, phi_BCHW, changed_BHW = self._seen(ids_B[new])
+            made_BCHW = self.changer(x_BCHW, phi_BCHW, streams=streams.at(new), changed_BHW=changed_BHW)
+            if self.changer.graft:
+                donor_B[new] = self._donors(ids_B[new], streams=streams.at(new))
+                x_BCHW, phi_BCHW, changed_BHW = self._seen(donor_B[new])
+                own = replace(streams, sample_ids_B=donor_B[new])
+                taken_BHW = self.changer.taken(x_BCHW, phi_BCHW, streams=own, changed_BHW=changed_BHW)
+                made_BCHW = torch.where(taken_BHW[:, None], x_BCHW, made_BCHW)
+            images_BCHW[new] = made_BCHW.cpu().numpy()
+        num_changed_B = (images_BCHW != plain_BCHW).any(axis=1).sum(axis=(1, 2))
+        return images_BCHW, {"num_changed": num_changed_B, "donor_sample_id": donor_B}
+
+    def _current(self, ids_B: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(B, C, H, W) as earlier rounds left them."""
+        images_BCHW, earlier = self.plain[ids_B], self.sources.earlier
         if earlier is not None:
             had_B = np.isin(ids_B, earlier.sources)
             images_BCHW[had_B] = earlier.images[np.searchsorted(earlier.sources, ids_B[had_B])]
-        new = np.flatnonzero(np.isin(ids_B, chosen_N))
-        if len(new):
-            phi_BCHW = np.array(self.phi[np.searchsorted(chosen_N, ids_B[new])])
-            changed_BHW = (images_BCHW[new] != plain_BCHW[new]).any(axis=1)
-            x_BCHW, phi_BCHW, changed_BHW = (torch.from_numpy(a).to(self.device) for a in (images_BCHW[new], phi_BCHW, changed_BHW))
-            images_BCHW[new] = self.changer(x_BCHW, phi_BCHW, streams=streams.at(new), changed_BHW=changed_BHW).cpu().numpy()
-        return images_BCHW, (images_BCHW != plain_BCHW).any(axis=1).sum(axis=(1, 2))
+        return images_BCHW
+
+    def _seen(self, ids_B: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What a rule sees of chosen samples: images, attributions, and where earlier rounds changed them (B, H, W)."""
+        images_BCHW, phi_BCHW = self._current(ids_B), np.array(self.phi[np.searchsorted(self.sources.chosen_N, ids_B)])
+        changed_BHW = (images_BCHW != self.plain[ids_B]).any(axis=1)
+        x_BCHW, phi_BCHW, changed_BHW = (torch.from_numpy(a).to(self.device) for a in (images_BCHW, phi_BCHW, changed_BHW))
+        return x_BCHW, phi_BCHW, changed_BHW
+
+    def _donors(self, ids_B: NDArray[np.int64], *, streams: SampleStreams) -> NDArray[np.int64]:
+        """(B,) another chosen sample for each, all equally likely."""
+        chosen_N = self.sources.chosen_N
+        ahead_B = 1 + (streams.named("donor").uniform(1)[:, 0] * (len(chosen_N) - 1)).astype(np.int64)
+        return chosen_N[(np.searchsorted(chosen_N, ids_B) + ahead_B) % len(chosen_N)]
 
 
-STAGE = Stage(name="augment", needs=("prepare", "attribute"), may_need=("augment",), run=run, version=3)
+STAGE = Stage(name="augment", needs=("prepare", "attribute"), may_need=("augment",), run=run, version=4)

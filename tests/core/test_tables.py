@@ -12,7 +12,8 @@ from pipeline.core.tables import ATTRIBUTED, AUGMENTED, CONFUSION, INDEX, PREDIC
 
 SCHEMAS = {name: getattr(tables, name) for name in ("INDEX", "ATTRIBUTED", "AUGMENTED", "PREDICTIONS", "CONFUSION")}
 ROWS = {"sample_id": [2, 0, 1], "label": [5, 3, 4], "source_sample_id": [20, 0, 10], "round": [1, 1, 2], "rule": ["c", "a", "b"]} | {
-    "num_changed": [8, 0, 4]
+    "num_changed": [8, 0, 4],
+    "donor_sample_id": [-1, 10, -1],
 }
 
 
@@ -51,6 +52,7 @@ def test_rows_are_sorted_by_sample_id_in_whatever_order_they_come(tmp_path_facto
         "round": np.ones(6),
         "rule": [f"r{i}" for i in ids],
         "num_changed": ids,
+        "donor_sample_id": ids,
     }
     write_table(path, given, AUGMENTED)
     table = read_table(path, AUGMENTED).to_pydict()

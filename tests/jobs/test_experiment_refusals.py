@@ -193,6 +193,11 @@ REFUSED = {
         "experiment: e\nbase: {selection: {rule: all, held_out_too: true}, augmentation: {rule: replace_top, mode: replace}}",
         r"selection\.held_out_too makes samples that nothing is measured on; set evaluation\.replaced to true",
     ),
+    "parts of held-out samples in those trained on": (
+        "experiment: e\nbase: {selection: {rule: all, held_out_too: true}, target: {target: predicted}, evaluation: {replaced: true},\n"
+        "  augmentation: {rule: replace_top, mode: replace, graft: true}}",
+        r"augmentation\.graft would put parts of held-out samples into those trained on; set it to false",
+    ),
     "two entries of one metric": (
         "experiment: e\nbase: {evaluation: {metrics: [pearson, {metric: pearson, reference: {method: integrated_gradients}}]}}",
         r"evaluation\.metrics: 2 metrics would be called 'pearson'; give them names of their own",

@@ -38,6 +38,7 @@ sweep:
     - {{arm: random, augmentation: {{rule: replace_random, mode: append, value: max}}}}
     - {{arm: bottom, augmentation: {{rule: replace_bottom, mode: append, value: max}}}}
     - {{arm: top, augmentation: {{rule: replace_top, mode: append, value: max}}}}
+    - {{arm: grafted, augmentation: {{rule: replace_top, mode: replace, value: max, graft: true}}}}
     - {{arm: from scratch, augmentation: {{rule: replace_top, mode: append}}, retraining: {{start: scratch}}}}
     - {{arm: two rounds, rounds: 2, augmentation: {{rule: replace_top, mode: append}}}}
     - {{arm: nothing selected, selection: {{rule: misclassified}}, augmentation: {{rule: replace_top, mode: replace}},

@@ -29,7 +29,7 @@ FILES = {
     ("prepare", 4): ["dataset.json", "index.parquet", "record.json", "samples.npy"],
     ("pretrain", 5): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
     ("attribute", 6): ["attributed.parquet", "attributions.npy", "record.json"],
-    ("augment", 3): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
+    ("augment", 4): ["augmentation.json", "augmented.parquet", "record.json", "samples.npy", "sources.npy"],
     ("retrain", 5): ["history.json", "model.json", "record.json", "tensorboard", "weights.safetensors"],
     ("evaluate", 5): ["confusion.parquet", "metrics.json", "predictions.parquet", "record.json"],
 }
@@ -138,6 +138,23 @@ def test_the_random_and_the_inverted_control_write_over_as_many_pixels(finished)
         # What was at its image's greatest value already does not show as changed.
         assert (changed <= round(0.1 * 28 * 28)).all(), arm
         assert (changed + ((plain == brightest) & (samples == brightest)).sum((1, 2, 3)) >= round(0.1 * 28 * 28)).all(), arm
+
+
+def test_a_grafted_sample_has_the_strongest_evidence_of_another_in_its_place_beside_its_own_label(finished):
+    columns, samples = finished.made("grafted")
+    plain = read_array(finished.folder("grafted", "prepare") / "samples.npy").reshape(-1, 28 * 28)
+    phi = read_array(finished.folder("grafted", "attribute") / "attributions.npy").reshape(NUM_WORST, -1)
+    highest = np.argsort(-phi, axis=1, kind="stable")[:, : round(0.1 * 28 * 28)]
+    rows = dict(zip(columns["source_sample_id"].tolist(), highest, strict=True))
+    for image, source, donor in zip(samples.reshape(NUM_WORST, -1), columns["source_sample_id"], columns["donor_sample_id"], strict=True):
+        assert donor != source
+        expected = plain[source].copy()
+        expected[rows[source]] = plain[source].max()
+        expected[rows[donor]] = plain[donor][rows[donor]]
+        assert np.array_equal(image, expected)
+    assert len(np.unique(columns["donor_sample_id"])) > NUM_WORST / 2
+    assert columns["label"].tolist() == finished.prepared().index["label"][columns["source_sample_id"]].tolist()
+    assert set(finished.made("top")[0]["donor_sample_id"]) == {-1}
 
 
 def test_appended_samples_are_trained_on_beside_their_sources_and_replaced_ones_in_their_place(finished):

@@ -22,6 +22,15 @@ PIXEL_DRAW, NOISE_DRAW = 0, 1
 class Changer(Protocol):
     """What a rule that makes samples is: settings that can be called."""
 
+    graft: bool
+    """Whether what is taken from another sample goes into each."""
+
+    def taken(
+        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(B, H, W) the pixels that are replaced; arguments and errors are those of a call."""
+        ...
+
     def __call__(
         self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -69,6 +78,33 @@ class Replace(Settings):
     """What they become, channel by channel: 0, or the image's own mean, least or greatest value, or uniform between these two."""
     mode: Literal["append", "replace"] = "append"
     """Whether the made samples are trained on beside their sources or in their place."""
+    graft: bool = False
+    """Whether the pixels that are taken from another sample, drawn from those chosen, then go into this one, at their places. Its label
+    stays: what told one class turns up beside any, and so tells nothing."""
+
+    def scores(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+        """(B, P) by which pixels are ranked, the highest first to be replaced."""
+        raise NotImplementedError
+
+    def taken(
+        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As many of the highest scored pixels as `fraction` says; ties go to the lowest pixel index. See `Changer`."""
+        check_images(x_BCHW)
+        scores_BP = self.scores(x_BCHW, phi_BCHW, streams=streams)
+        num_replaced = max(1, round(self.fraction * scores_BP.shape[1]))
+        free_BP = torch.ones_like(scores_BP, dtype=torch.bool) if changed_BHW is None else ~changed_BHW.flatten(1)
+        # A threshold would take all of its ties: more than num_replaced where many score 0. So would the unstable topk take any.
+        order_BP = scores_BP.masked_fill(~free_BP, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        taken_BP = torch.zeros_like(free_BP).scatter_(1, order_BP[:, :num_replaced], True) & free_BP
+        return taken_BP.reshape(-1, *x_BCHW.shape[2:])
+
+    def __call__(
+        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `Changer`."""
+        taken_BHW = self.taken(x_BCHW, phi_BCHW, streams=streams, changed_BHW=changed_BHW)
+        return torch.where(taken_BHW[:, None], VALUES[self.value](x_BCHW, streams), x_BCHW)
 
 
 class ReplaceTop(Replace):
@@ -76,11 +112,9 @@ class ReplaceTop(Replace):
 
     rule: Literal["replace_top"] = "replace_top"
 
-    def __call__(
-        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The images without their strongest evidence. See `Changer`."""
-        return replaced(x_BCHW, pixel_scores(x_BCHW, phi_BCHW), rule=self, streams=streams, changed_BHW=changed_BHW)
+    def scores(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+        """Of the attribution."""
+        return pixel_scores(x_BCHW, phi_BCHW)
 
 
 class ReplaceBottom(Replace):
@@ -92,11 +126,9 @@ class ReplaceBottom(Replace):
 
     rule: Literal["replace_bottom"] = "replace_bottom"
 
-    def __call__(
-        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The images without their strongest counter-evidence. See `Changer`."""
-        return replaced(x_BCHW, -pixel_scores(x_BCHW, phi_BCHW), rule=self, streams=streams, changed_BHW=changed_BHW)
+    def scores(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+        """Of its opposite."""
+        return -pixel_scores(x_BCHW, phi_BCHW)
 
 
 class ReplaceRandom(Replace):
@@ -107,16 +139,13 @@ class ReplaceRandom(Replace):
     """Which pixels are drawn first: all alike, or those that the value would change, with noise all. Where most pixels have the
     value already, as black ones with zero, few of those drawn among all change, unlike the top ones."""
 
-    def __call__(
-        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The images without pixels that each sample's stream draws. See `Changer`."""
-        check_images(x_BCHW)
+    def scores(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+        """Of each sample's stream."""
         scores_BP = drawn(x_BCHW, x_BCHW.shape[2:].numel(), streams=streams, draw=PIXEL_DRAW)
         if self.among == "changed" and self.value != "noise":
             # Draws are below 1: any pixel that would change is before all others.
             scores_BP = scores_BP + (VALUES[self.value](x_BCHW, streams) != x_BCHW).any(1).flatten(1)
-        return replaced(x_BCHW, scores_BP, rule=self, streams=streams, changed_BHW=changed_BHW)
+        return scores_BP
 
 
 def pixel_scores(x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor) -> torch.Tensor:
@@ -151,24 +180,6 @@ def check_images(x_BCHW: torch.Tensor) -> None:
     """
     if x_BCHW.ndim != 4 or x_BCHW.dtype != torch.uint8:
         raise ValueError(f"wanted images uint8 (B, C, H, W), got {x_BCHW.dtype} {tuple(x_BCHW.shape)}")
-
-
-def replaced(
-    x_BCHW: torch.Tensor, scores_BP: torch.Tensor, *, rule: Replace, streams: SampleStreams, changed_BHW: torch.Tensor | None
-) -> torch.Tensor:
-    """(B, C, H, W) copy of the images in which the highest scored pixels are replaced; ties go to the lowest pixel index.
-
-    Raises:
-        ValueError: the images are not uint8 (B, C, H, W).
-    """
-    check_images(x_BCHW)
-    num_replaced = max(1, round(rule.fraction * scores_BP.shape[1]))
-    free_BP = torch.ones_like(scores_BP, dtype=torch.bool) if changed_BHW is None else ~changed_BHW.flatten(1)
-    # A threshold would take all of its ties: more than num_replaced where many score 0. So would the unstable topk take any.
-    order_BP = scores_BP.masked_fill(~free_BP, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    mask_BP = torch.zeros_like(free_BP).scatter_(1, order_BP[:, :num_replaced], True) & free_BP
-    mask_B1HW = mask_BP.reshape(-1, 1, *x_BCHW.shape[2:])
-    return torch.where(mask_B1HW, VALUES[rule.value](x_BCHW, streams), x_BCHW)
 
 
 def _noise(x_BCHW: torch.Tensor, streams: SampleStreams) -> torch.Tensor:

@@ -39,6 +39,13 @@ def test_exactly_the_asked_share_of_pixels_changes_with_all_their_channels(rule,
 
 
 @over_all_makers
+def test_what_is_taken_is_what_is_replaced(rule):
+    x, phi = images()
+    given = rule(fraction=0.3, value="zero")
+    assert torch.equal(given.taken(x, phi, streams=streams()), (given(x, phi, streams=streams()) != x).any(1))
+
+
+@over_all_makers
 @pytest.mark.parametrize("value", VALUES)
 def test_a_sample_does_not_depend_on_its_batch_and_is_left_as_it_was(rule, value):
     x, phi = images()
