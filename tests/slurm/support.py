@@ -1,6 +1,7 @@
 """The experiment that is disturbed on the cluster, a disturbance, and what is read off its logs."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ def stops(printed: str) -> list[int]:
 def resumptions(printed: str) -> list[int]:
     """After which optimizer steps a training was taken up again, attempt by attempt."""
     return [int(number) for number in re.findall(r"(?:resum|continu)\w* (?:from|after|at) step (\d+)", printed)]
+
+
+def at_start_of_tasks(folder: Path, code: str) -> str:
+    """A command of `cluster.prolog` by which every Python of a task runs some code ahead of its own, as a site's own setup might."""
+    (folder / "sitecustomize.py").write_text(code)
+    return f'export PYTHONPATH="{folder}:$PYTHONPATH"'
 
 
 def push_aside(user: "User", stage: str, number: int, *, attempt: int = 1, after: str = "") -> None:
