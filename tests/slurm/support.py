@@ -19,6 +19,8 @@ resources: {pretrain: {checkpoint_every_s: 0}}
 """Two runs, five steps; a training has 100 optimizer steps, with a checkpoint after each."""
 CHECKPOINT = "scratch/checkpoint-*.pt"
 """What a training leaves in its attempt's folder."""
+LABEL = r"\[rank (\d) of (\d), (node\d)\] "
+"""How each line of several ranks begins."""
 
 
 def elements_of(job: str) -> list[str]:
@@ -38,6 +40,12 @@ def stops(printed: str) -> list[int]:
 def resumptions(printed: str) -> list[int]:
     """After which optimizer steps a training was taken up again, attempt by attempt."""
     return [int(number) for number in re.findall(r"(?:resum|continu)\w* (?:from|after|at) step (\d+)", printed)]
+
+
+def is_pending(number: int, pid: int) -> bool:
+    """Whether a process that stands still has been sent a signal."""
+    (mask,) = re.findall(r"^ShdPnd:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def at_start_of_tasks(folder: Path, code: str) -> str:
