@@ -97,8 +97,8 @@ def first_known(hosts: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def group_of(task: Task) -> Iterator[None]:
-    """The process group over all ranks of a step, for the time of the block; steps in a row share it."""
+def group_of(task: Task) -> Iterator[str]:
+    """The process group over all ranks of a step, for the time of the block; steps in a row share it, and this process's device."""
     device = choose_device(task.resources, task.ranks)
     if device != "cpu":
         import torch
@@ -106,7 +106,7 @@ def group_of(task: Task) -> Iterator[None]:
         torch.cuda.set_device(device)
     backend = "gloo" if device == "cpu" else "nccl"
     with process_group(task.ranks, task.plan.folder / "meetings", backend=backend):
-        yield
+        yield device
 
 
 def run_on_all_ranks(task: Task) -> int:

@@ -40,7 +40,7 @@ def visible_gpus() -> list[int]:
 
 
 def choose_device(resources: Resources, ranks: Ranks) -> str:
-    """The device of this process: its part of the GPUs that it can see, or the CPU where none was asked for.
+    """The device of this process: its part of the GPUs that it can see, which it says in its log, or the CPU where none was asked for.
 
     Raises:
         SettingsError: a GPU was asked for and the launcher's machine shows none.
@@ -58,7 +58,9 @@ def choose_device(resources: Resources, ranks: Ranks) -> str:
         print("resources ask for a GPU; there is none here, so this runs on the CPU", flush=True)
         return "cpu"
     # With one device a task, every task sees its own as device 0; with all, it takes the one of its local rank.
-    return f"cuda:{ranks.local_rank % count}"
+    device = f"cuda:{ranks.local_rank % count}"
+    print(f"runs on {device} of {count}; CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')}", flush=True)
+    return device
 
 
 def reset_peak_memory(device: str) -> None:

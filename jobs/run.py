@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +129,10 @@ def run_tasks(tasks: Sequence[Task], *, at_end: Callable[[int], None] = lambda c
     first = tasks[0]
     codes: list[int] = []
     try:
-        with _together(first):
+        with _together(first) as device:
             together = True
             for task in tasks:
-                code, together = _run_step(task)
+                code, together = _run_step(replace(task, device=device))
                 codes.append(code)
                 if len(tasks) > 1:
                     print(f"{task.step.stage}-{task.step.index}: exit code {code}", flush=True)
@@ -168,10 +168,10 @@ def _confirmed(tasks: Sequence[Task]) -> int:
     return DONE
 
 
-def _together(task: Task) -> contextlib.AbstractContextManager[None]:
-    """The process group, where there are several ranks."""
+def _together(task: Task) -> contextlib.AbstractContextManager[str | None]:
+    """The process group, where there are several ranks; gives the device, where it is known ahead of the first step."""
     if task.ranks.world_size == 1:
-        return contextlib.nullcontext()
+        return contextlib.nullcontext(task.device)
     from jobs.distributed import group_of
 
     return group_of(task)

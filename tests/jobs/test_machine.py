@@ -23,6 +23,13 @@ def test_each_task_of_a_node_takes_its_own_of_the_gpus_that_it_sees(monkeypatch,
     assert [choose_device(Resources(gpus_per_node=4), ranks(local_rank)) for local_rank in range(4)] == chosen
 
 
+def test_the_log_of_a_task_says_which_gpu_it_takes(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    choose_device(Resources(gpus_per_node=2), ranks(1))
+    assert capsys.readouterr().out == "runs on cuda:1 of 2; CUDA_VISIBLE_DEVICES=5,7\n"
+
+
 def test_a_step_that_asks_for_no_gpu_runs_on_the_cpu_beside_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     assert choose_device(Resources(), ranks(0)) == "cpu"

@@ -1,6 +1,7 @@
 """The experiment that is disturbed on the cluster, a disturbance, and what is read off its logs."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ resources: {pretrain: {checkpoint_every_s: 0}}
 """Two runs, five steps; a training has 100 optimizer steps, with a checkpoint after each."""
 CHECKPOINT = "scratch/checkpoint-*.pt"
 """What a training leaves in its attempt's folder."""
+LABEL = r"\[rank (\d) of (\d), (node\d)\] "
+"""How each line of several ranks begins."""
 
 
 def elements_of(job: str) -> list[str]:
@@ -37,6 +40,18 @@ def stops(printed: str) -> list[int]:
 def resumptions(printed: str) -> list[int]:
     """After which optimizer steps a training was taken up again, attempt by attempt."""
     return [int(number) for number in re.findall(r"(?:resum|continu)\w* (?:from|after|at) step (\d+)", printed)]
+
+
+def is_pending(number: int, pid: int) -> bool:
+    """Whether a process that stands still has been sent a signal."""
+    (mask,) = re.findall(r"^ShdPnd:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def at_start_of_tasks(folder: Path, code: str) -> str:
+    """A command of `cluster.prolog` by which every Python of a task runs some code ahead of its own, as a site's own setup might."""
+    (folder / "sitecustomize.py").write_text(code)
+    return f'export PYTHONPATH="{folder}:$PYTHONPATH"'
 
 
 def push_aside(user: "User", stage: str, number: int, *, attempt: int = 1, after: str = "") -> None:

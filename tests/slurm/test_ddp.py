@@ -1,4 +1,4 @@
-"""Steps on several processes: on two nodes at once, beside one another on one node, with a rank that dies, and under torchrun."""
+"""Steps on several processes: on two nodes at once, beside one another on one node, and under torchrun."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import signal
 import pytest
 from safetensors.numpy import load_file
 
-from tests.slurm.support import CHECKPOINT, push_aside, resumptions, stops
+from tests.slurm.support import CHECKPOINT, LABEL, push_aside, resumptions, stops
 
 pytestmark = pytest.mark.slurm
 
@@ -19,7 +19,6 @@ ONE_RUN = ("--set", "sweep.seed=[0]")
 SHORT = ("--set", "base.pretraining.epochs=2")
 SLOW = ("--set", "base.pretraining.epochs=6", "--set", "base.pretraining.learning_rate=0.01")
 """24 steps, to be disturbed at two; at this rate roundings have not grown to 1e-5 by then."""
-LABEL = r"\[rank (\d) of (\d), (node\d)\] "
 
 
 @pytest.fixture(scope="module")
@@ -94,28 +93,6 @@ def test_two_steps_of_two_ranks_at_once_on_one_node_do_not_meet(user, cluster, l
     assert node == other_node
     assert max(start, other_start) < min(end, other_end)
     assert_weights_of_one_rank(user, one_rank)
-
-
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSEGV], ids=lambda sent: sent.name)
-def test_a_rank_that_is_killed_ends_its_step_within_30_s_and_retry_completes_it(user, cluster, long, sent):
-    user.attrain("submit", long, "--set", "resources.pretrain.nodes=2", *ONE_RUN)
-    element = f"{user.submissions('long')[0]['pretrain-0']}_0"
-    with user.frozen("pretrain", after=CHECKPOINT):
-        tasks = cluster.tasks(element)
-        os.kill(tasks[1], sent)
-    cluster.wait_until(lambda: element not in cluster.squeue(), timeout_s=30)
-
-    assert sorted(tasks) == [0, 1]
-    assert cluster.tasks(element) == {}
-    cluster.wait_until(lambda: cluster.sacct(element)[element] == "FAILED")
-    lines = [line for line in user.printed("pretrain-0").splitlines() if line]
-    assert [line for line in lines if not re.match(rf"{LABEL}|srun: |slurmstepd-node\d: ", line)] == []
-    crashed = re.compile(r"\[rank 1 of 2, node\d\] (Fatal Python error: Segmentation fault|  File )")
-    assert sum(crashed.match(line) is not None for line in lines) > 1 or sent == signal.SIGKILL
-    assert user.reasons("long", code=1)["pretrain-0"][0] == "failed"
-    assert "submitted" in user.attrain("retry", "long")
-    user.wait("long")
-    assert user.states("long") == {"prepare": {"done": 1}, "pretrain": {"done": 1}, "evaluate": {"done": 1}}
 
 
 def test_two_nodes_that_are_preempted_and_then_killed_at_work_resume_and_give_the_weights_of_one_rank(user, new_user, cluster, long):

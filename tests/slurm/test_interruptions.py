@@ -3,13 +3,12 @@
 import os
 import re
 import signal
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from tests.slurm.conftest import WAIT_S
-from tests.slurm.support import CHECKPOINT, resumptions, stops
+from tests.slurm.support import CHECKPOINT, is_pending, resumptions, stops
 
 pytestmark = pytest.mark.slurm
 
@@ -34,12 +33,6 @@ def shown_at_work(user):
     """{'A_t': process id} of the steps that `attrain status` shows at work."""
     found = (re.fullmatch(r"process (\d+) on \S+ \(job (\S+)\)", reason) for _, reason in user.reasons("long").values())
     return {match.group(2): int(match.group(1)) for match in found if match}
-
-
-def is_pending(number, pid):
-    """Whether a process that stands still has been sent a signal."""
-    (mask,) = re.findall(r"^ShdPnd:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def test_a_killed_a_cancelled_and_a_stopped_element_are_carried_on_to_the_same_tables(user, new_user, cluster, long, closed):
