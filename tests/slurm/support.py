@@ -1,7 +1,11 @@
 """The experiment that is disturbed on the cluster, a disturbance, and what is read off its logs."""
 
+import json
 import re
+from collections import defaultdict
 from typing import TYPE_CHECKING
+
+from pipeline.core.store import OWNER
 
 if TYPE_CHECKING:
     from tests.slurm.conftest import User
@@ -37,6 +41,15 @@ def stops(printed: str) -> list[int]:
 def resumptions(printed: str) -> list[int]:
     """After which optimizer steps a training was taken up again, attempt by attempt."""
     return [int(number) for number in re.findall(r"(?:resum|continu)\w* (?:from|after|at) step (\d+)", printed)]
+
+
+def newest_checkpoints(user: "User") -> dict[str, int]:
+    """{'A_t': step of the newest checkpoint that all attempts of its training have left}."""
+    steps: dict[str, int] = defaultdict(int)
+    for owner in user.store.glob(f"pretrain/*.partial/*/{OWNER}"):
+        job = json.loads(owner.read_text())["job"]
+        steps[job] = max(steps[job], *(int(path.stem.partition("-")[2]) for path in owner.parent.glob(CHECKPOINT)))
+    return dict(steps)
 
 
 def push_aside(user: "User", stage: str, number: int, *, attempt: int = 1, after: str = "") -> None:
