@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -10,7 +11,7 @@ from jobs.stops import REQUEUE, StopFlag, stops_without_progress
 from pipeline.core.plan import Plan
 from pipeline.core.store import FAILURE, Store
 from tests import support
-from tests.support import StopAtPoll, task
+from tests.support import Clock, StopAtPoll, task
 
 EXPERIMENT = """
 experiment: stops
@@ -138,11 +139,23 @@ def checkpoints_of(planned: tuple[Plan, Store]) -> list[str]:
     return sorted(path.name for path in only.scratch.glob("checkpoint-*.pt"))
 
 
-@pytest.mark.parametrize(("every_s", "steps"), [(300, [3]), (0, [2, 3])])
-def test_the_time_between_checkpoints_is_a_setting(planned, tmp_path, every_s, steps):
-    resources = f"resources={{pretrain: {{checkpoint_every_s: {every_s}}}}}"
-    other = support.planned(EXPERIMENT, tmp_path, resources)
-    assert [step.key for step in other[0].steps] == [step.key for step in planned[0].steps]
-    assert attempt(other, "prepare") == DONE
-    assert attempt(other, "pretrain", 4) == REQUEUE
-    assert checkpoints_of(other) == [f"checkpoint-{step:09d}.pt" for step in steps]
+@dataclass
+class MinuteAPoll(StopAtPoll):
+    """A minute goes by until it is asked: one optimizer step."""
+
+    clock: Clock = field(default_factory=Clock)
+
+    def __call__(self) -> bool:
+        self.clock.advance(60)
+        return super().__call__()
+
+
+@pytest.mark.parametrize(("setting", "steps"), [("{}", [10, 13]), ("{pretrain: {checkpoint_every_s: 120}}", [12, 13])])
+def test_checkpoints_are_five_minutes_apart_unless_a_setting_says_otherwise(tmp_path, monkeypatch, setting, steps):
+    long_epochs, clock = "base.pretraining.batch_size=5", Clock()
+    monkeypatch.setattr("pipeline.methods.training.checkpoint.time", clock)
+    made = support.planned(EXPERIMENT, tmp_path, long_epochs, f"resources={setting}")
+    assert [step.key for step in made[0].steps] == [step.key for step in support.planned(EXPERIMENT, tmp_path, long_epochs)[0].steps]
+    assert attempt(made, "prepare") == DONE
+    assert run_task(task(made, "pretrain", stop=MinuteAPoll(14, clock=clock))) == REQUEUE
+    assert checkpoints_of(made) == [f"checkpoint-{step:09d}.pt" for step in steps]  # The newest two; the last is that of the stop.

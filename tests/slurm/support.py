@@ -1,8 +1,12 @@
 """The experiment that is disturbed on the cluster, a disturbance, and what is read off its logs."""
 
+import json
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipeline.core.store import OWNER
 
 if TYPE_CHECKING:
     from tests.slurm.conftest import User
@@ -52,6 +56,15 @@ def at_start_of_tasks(folder: Path, code: str) -> str:
     """A command of `cluster.prolog` by which every Python of a task runs some code ahead of its own, as a site's own setup might."""
     (folder / "sitecustomize.py").write_text(code)
     return f'export PYTHONPATH="{folder}:$PYTHONPATH"'
+
+
+def newest_checkpoints(user: "User") -> dict[str, int]:
+    """{'A_t': step of the newest checkpoint that all attempts of its training have left}."""
+    steps: dict[str, int] = defaultdict(int)
+    for owner in user.store.glob(f"pretrain/*.partial/*/{OWNER}"):
+        job = json.loads(owner.read_text())["job"]
+        steps[job] = max(steps[job], *(int(path.stem.partition("-")[2]) for path in owner.parent.glob(CHECKPOINT)))
+    return dict(steps)
 
 
 def push_aside(user: "User", stage: str, number: int, *, attempt: int = 1, after: str = "") -> None:

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from tests.slurm.support import CHECKPOINT, resumptions
+from tests.slurm.support import CHECKPOINT, newest_checkpoints, resumptions
 
 pytestmark = pytest.mark.slurm
 
@@ -16,7 +16,7 @@ def nodes_of(cluster, array):
 
 @pytest.fixture(scope="module")
 def lost(new_user, cluster, long):
-    """Who submitted a sweep whose elements lost their node twice, when all has ended; their ids.
+    """Who submitted a sweep whose elements lost their node twice, when all has ended; their ids, and what was saved at each loss.
 
     First the node dies with all that is on it, which SLURM finds out. Then the second one falls silent and is given up: its processes
     stand still until SLURM has run the elements again on the first, and go on beside them.
@@ -28,9 +28,11 @@ def lost(new_user, cluster, long):
     try:
         with user.frozen("pretrain", 2, after=CHECKPOINT):
             (first,) = nodes_of(cluster, pretrain)
+            saved = [newest_checkpoints(user)]
             cluster.node("crash", first)
         with user.frozen("pretrain", 2, attempt=2, after=CHECKPOINT):
             (second,) = nodes_of(cluster, pretrain)
+            saved.append(newest_checkpoints(user))
             cluster.node("start", first)
             cluster.node("lose", second)
             # SLURM would find it out in half a minute, as it did of the first.
@@ -42,11 +44,11 @@ def lost(new_user, cluster, long):
         for node in ("node1", "node2"):
             with contextlib.suppress(RuntimeError):  # It is there already.
                 cluster.node("start", node)
-    return user, elements, (first, second)
+    return user, elements, (first, second), saved
 
 
 def test_the_elements_run_again_on_the_other_node(lost, cluster):
-    user, elements, (first, second) = lost
+    user, elements, (first, second), _ = lost
 
     assert first != second
     for element in elements:
@@ -55,18 +57,18 @@ def test_the_elements_run_again_on_the_other_node(lost, cluster):
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_they_resume_at_a_checkpoint_and_wait_for_no_dead_owner(lost, index):
-    user, _, _ = lost
+def test_they_resume_at_the_newest_checkpoint_that_was_left_and_wait_for_no_dead_owner(lost, index):
+    user, elements, _, saved = lost
     printed = user.printed(f"pretrain-{index}")
 
     assert "waiting: " not in printed
-    steps = resumptions(printed)
-    assert len(steps) == 2
-    assert 0 < steps[0] <= steps[1]
+    first, second = (steps[elements[index]] for steps in saved)
+    assert resumptions(printed) == [first, second]
+    assert 0 < first <= second
 
 
 def test_artifacts_and_tables_are_those_of_an_undisturbed_sweep(lost, assert_same):
-    user, _, _ = lost
+    user, *_ = lost
 
     assert_same(user)
     assert user.attrain("verify") == "5 artifacts, 0 not as recorded\n"

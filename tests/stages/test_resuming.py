@@ -32,7 +32,7 @@ experiment: resuming
 base:
   data: {{dataset: mnist_small, num_train: {NUM_TRAIN}, num_test: {NUM_TEST}, folds: 1}}
   model: {{model: mlp, hidden: [16]}}
-  pretraining: {{epochs: 1}}
+  pretraining: {{epochs: 1, batch_size: 16}}
   attribution: {{method: integrated_gradients, num_steps: 4}}
   selection: {{rule: worst, fraction: 0.7}}
   augmentation: {{rule: replace_top, value: noise}}
@@ -48,6 +48,7 @@ NUM_BATCHES = {
     "augment": -(-NUM_CHOSEN // BATCH_SIZE),
     "evaluate": -(-NUM_TEST // BATCH_SIZE) - (-NUM_EXPLAINED // BATCH_SIZE),
 }
+NUM_TRAINING_STEPS = 7
 over_all_stages = pytest.mark.parametrize("stage", NUM_BATCHES)
 
 
@@ -85,16 +86,34 @@ def test_a_stage_that_is_stopped_again_and_again_ends_as_if_undisturbed_and_does
     assert len(done) == NUM_BATCHES[stage]
 
 
+def killed(made, folder: Path, stage: str, *, after: int) -> Attempts:
+    """A first attempt that was killed after so many batches or optimizer steps, before the checkpoint of the last."""
+    plan, store = made
+    command = [sys.executable, attempts.__file__, str(plan.folder), str(store.root), stage, str(folder), str(after)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return Attempts(plan.step(stage, 0), store, folder, number=1)
+
+
 @over_all_stages
 def test_a_stage_killed_after_any_batch_loses_none_that_a_checkpoint_covers(made, undisturbed, tmp_path, stage):
-    plan, store = made
-    command = [sys.executable, attempts.__file__, str(plan.folder), str(store.root), stage, str(tmp_path), str(NUM_BATCHES[stage] - 1)]
-    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    done: list[int] = []
-    out, _ = Attempts(plan.step(stage, 0), store, tmp_path, number=1).run(batch_done=lambda: done.append(1))
+    tries, done = killed(made, tmp_path, stage, after=NUM_BATCHES[stage] - 1), []
+    out, _ = tries.run(batch_done=lambda: done.append(1))
     assert files(out) == undisturbed[stage]
     assert len(done) == 2  # The one after whose end it was killed, before its checkpoint, and the last.
+
+
+def test_a_training_that_is_killed_does_only_those_steps_again_that_its_newest_checkpoint_does_not_cover(made, tmp_path, capsys):
+    last, done = NUM_TRAINING_STEPS - 2, []
+    tries = killed(made, tmp_path, "pretrain", after=last)
+    newest = max((tries.attempt(1) / "scratch").glob("checkpoint-*.pt"))
+    out, _ = tries.run(batch_done=lambda: done.append(1))
+    assert newest.name == f"checkpoint-{last - 1:09d}.pt"
+    assert f"training continues after step {last - 1}, from {newest}" in capsys.readouterr().out
+    assert len(done) == NUM_TRAINING_STEPS - (last - 1)
+    wanted = made[1].folder(made[0].step("pretrain", 0).name)
+    for name in ("weights.safetensors", "history.json"):
+        assert (out / name).read_bytes() == (wanted / name).read_bytes()
 
 
 @pytest.mark.parametrize(("every_s", "batches"), [(10, [1, 2, 3, 4]), (25, [3]), (40, [4]), (300, [])])

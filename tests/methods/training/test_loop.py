@@ -161,6 +161,25 @@ def test_a_checkpoint_is_written_when_its_time_has_come_and_at_the_ends_of_longe
     assert saved == steps
 
 
+@pytest.mark.parametrize("last", range(1, TOTAL_STEPS + 1))
+def test_a_kill_costs_the_steps_since_the_newest_checkpoint_and_by_default_no_more_than_five_minutes(last, tmp_path, monkeypatch):
+    clock, again, countdown = Clock(), [], StopAfter(last)
+    monkeypatch.setattr("pipeline.methods.training.checkpoint.time", clock)
+
+    def takes_100_s(*_, **__):
+        clock.advance(100)
+        if countdown():
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        trained(context=Context(scratch=tmp_path, progress=takes_100_s))
+    newest = max((int(path.stem.partition("-")[2]) for path in tmp_path.glob("checkpoint-*.pt")), default=0)
+    trained(context=Context(scratch=tmp_path, progress=lambda *_, **__: again.append(1)))
+
+    assert len(again) == TOTAL_STEPS - newest
+    assert 0 < (last - newest) * 100 <= 300
+
+
 def test_a_damaged_checkpoint_costs_steps_but_changes_nothing(tmp_path, capsys):
     wanted, result = trained()
     with pytest.raises(StopRequested):
