@@ -24,6 +24,7 @@ LONGEST_FIRST = (
     "test_node_loss",
     "test_submission",
     "test_interruptions",
+    "test_readme",
     "test_local",
     "test_kill_campaign",
     "test_full_sweep",
