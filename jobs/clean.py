@@ -17,7 +17,7 @@ from rich.table import Table
 from jobs import slurm
 from jobs.doctor.finding import FOLDER_PREFIX
 from jobs.launch import live_jobs
-from jobs.planning import newest_plans, plans_of
+from jobs.planning import newest_folders, plans_of
 from pipeline.core.plan import FACTS, Plan
 from pipeline.core.store import RECORD, Store, StoreError
 from pipeline.stages import STAGES
@@ -158,7 +158,7 @@ def _plan_names(store: Store) -> set[str]:
 def _kept(store: Store, plans: Sequence[Plan], *, removable_before: float | None) -> Kept:
     """What must stay; all plans do where `removable_before` is None."""
     at_work = frozenset(plan.folder for plan in plans if _may_be_at_work(plan, store))
-    must_stay = at_work | {plan.folder for plan in newest_plans(store).values()}
+    must_stay = at_work | {folder.resolve() for folder in newest_folders(store).values()}
     kept = tuple(
         plan for plan in plans if removable_before is None or plan.folder in must_stay or _size_and_time(plan.folder)[1] > removable_before
     )

@@ -24,6 +24,10 @@ if TYPE_CHECKING:  # It loads all settings, which `attrain status` has no need o
 CODE_ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "jobs", "results", "sbatch")
 """What a plan's code/ holds."""
+IDENTITY = ("resources", "cluster", "tables", "runs")
+"""What plan.json says under `identity`."""
+RUN = ("arm", "seed", "fold", "folds", "step", "control", "published", "splits", "table")
+"""What it says there of each run."""
 REPORTED = ("torch", "torchvision", "numpy", "pyarrow", "pandas", "captum", "submitit", "pydantic")
 
 
@@ -132,14 +136,15 @@ def find_plan(given: str, store: Store) -> Plan:
 
     Raises:
         SettingsError: there is none; lists what there is.
+        StalePlanError: it was made by code that wrote other plans.
     """
     for path in (Path(given), plans_of(store) / given):
         if (path / FACTS).exists():
-            return Plan.read(path)
-    newest = _newest_folders(store)
+            return _checked(Plan.read(path))
+    newest = newest_folders(store)
     name = _experiment_of(Path(given)) if given.endswith((".yaml", ".yml")) else given
     if name in newest:
-        return Plan.read(newest[name])
+        return _checked(Plan.read(newest[name]))
     raise SettingsError(
         f"{plans_of(store)} has no plan of {name!r}; it has {', '.join(sorted(newest)) or 'none'}. `attrain submit {given}` makes one"
     )
@@ -154,10 +159,32 @@ def _experiment_of(path: Path) -> str:
     return path.stem
 
 
+def _checked(plan: Plan) -> Plan:
+    """The plan, if it says all that this code asks of plans.
+
+    Raises:
+        StalePlanError: names what it lacks, how to make a new plan, and how to go on with this one.
+    """
+    identity = plan.facts["identity"]
+    lacking = [name for name in IDENTITY if name not in identity]
+    lacking += [f"runs.{name}" for name in RUN if any(name not in run for run in identity.get("runs", ()))]
+    if lacking:
+        raise StalePlanError(
+            f"{plan.folder} was made by an earlier attrain: wanted {', '.join(lacking)} in its {FACTS}, got none; submit the experiment "
+            f"again to plan with this code (what is done is not done again), or run with PYTHONPATH={plan.code} to use the plan's own"
+        )
+    return plan
+
+
 def newest_plans(store: Store, *, say: Callable[[str], None] = print) -> dict[str, Plan]:
-    """The newest plan of each experiment, by experiment; `say` is told of those left out since they are damaged."""
-    plans = read_plans(_newest_folders(store).values(), say=say)
-    return {plan.facts["experiment"]: plan for plan in plans}
+    """The newest plan of each experiment, by experiment; `say` is told of those left out since they are damaged or of earlier code."""
+    plans = {}
+    for plan in read_plans(newest_folders(store).values(), say=say):
+        try:
+            plans[plan.facts["experiment"]] = _checked(plan)
+        except StalePlanError as error:
+            say(f"left out: {error}")
+    return plans
 
 
 def read_plans(folders: Iterable[Path], *, say: Callable[[str], None]) -> list[Plan]:
@@ -171,7 +198,8 @@ def read_plans(folders: Iterable[Path], *, say: Callable[[str], None]) -> list[P
     return plans
 
 
-def _newest_folders(store: Store) -> dict[str, Path]:
+def newest_folders(store: Store) -> dict[str, Path]:
+    """The folder of the newest plan of each experiment, by experiment."""
     if store.root.exists() and not store.root.is_dir():
         raise SettingsError(f"the store {store.root} is a file; set ATTRAIN_STORE (or --store) to a folder")
     written = [path for path in plans_of(store).glob(f"*/{FACTS}") if not path.parent.name.startswith(".")]

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ LONGEST_FIRST = (
     "test_node_loss",
     "test_submission",
     "test_interruptions",
+    "test_readme",
     "test_local",
     "test_kill_campaign",
     "test_full_sweep",
@@ -35,6 +36,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest modules first, for workers that take a module at a time."""
     order = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+KNOWN_SKIPS = ("no GPU: ", "needs two GPUs: ", "ATTRAIN_DATA ", "Quantus is fetched by `make quantus-test`")
+"""How the reasons begin for which CI may skip a test: it has no GPU, at times no data sets, and Quantus in a part of its own."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI (ATTRAIN_CI is set) a test that could not run has failed."""
+    report = yield
+    _refuse_silence(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same of a whole module."""
+    report = yield
+    _refuse_silence(report)
+    return report
+
+
+def _refuse_silence(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if "ATTRAIN_CI" in os.environ and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not reason.startswith(KNOWN_SKIPS):
+            report.outcome, report.longrepr = "failed", f"skipped in CI, for a reason that tests/conftest.py does not know: {reason}"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

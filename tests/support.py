@@ -1,4 +1,5 @@
-"""Experiments out of text, planned and run in this process or on ranks started here; a stop flag and a clock that tests move."""
+"""Experiments out of text, planned and run in this process or on ranks started here; a stop flag and a clock that tests move; what a
+folder holds."""
 
 import os
 import subprocess
@@ -39,6 +40,11 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now_s += seconds
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file in a folder and below, by its path from there."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def planned(text: str, folder: Path, *overrides: str) -> tuple[Plan, Store]:

@@ -1,6 +1,8 @@
 """Rules of the house that no other tool checks."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,29 @@ def test_code_and_scripts_are_plain_ascii():
 def test_every_script_parses(script):
     done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+SKIPPING = """
+import pytest
+{whole}
+def test_known():
+    pytest.skip("no GPU: torch.cuda.is_available() is False")
+def test_unknown():
+    pytest.skip("slurmctld not found")
+"""
+
+
+@pytest.mark.parametrize(("ci", "ends"), [({}, "3 skipped"), ({"ATTRAIN_CI": "1"}, "1 failed, 1 skipped, 1 error")], ids=["here", "in CI"])
+def test_a_test_that_is_skipped_in_ci_for_an_unknown_reason_has_failed(tmp_path, ci, ends):
+    shutil.copyfile(ROOT / "tests" / "conftest.py", tmp_path / "conftest.py")
+    (tmp_path / "test_one.py").write_text(SKIPPING.format(whole=""))
+    (tmp_path / "test_whole.py").write_text(SKIPPING.format(whole="pytest.importorskip('nothing_of_that_name')"))
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("ATTRAIN", "PYTEST"))} | ci
+    command = [sys.executable, "-m", "pytest", "-q", "-ra", "--continue-on-collection-errors", "-p", "no:cacheprovider", tmp_path]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert ends in done.stdout
+    assert done.returncode == bool(ci)
+    assert ("skipped in CI, for a reason that tests/conftest.py does not know: slurmctld not found" in done.stdout) == bool(ci)
 
 
 @pytest.mark.parametrize("module", ["jobs.cli", "pipeline.config"])

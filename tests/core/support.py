@@ -30,10 +30,6 @@ def publish(store, name=STEP, *, text="weights", **facts):
         return attempt.publish({**FACTS, "metrics": {"loss": 0.5}, **facts})
 
 
-def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def overwrite(path, text, *, is_time_kept=False):
     """Change a file's bytes, seen or unseen."""
     stat = path.stat()

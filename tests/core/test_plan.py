@@ -15,6 +15,7 @@ from pipeline.core.settings import SettingsError
 from pipeline.methods.augmentation import ReplaceTop
 from pipeline.methods.training.settings import Training
 from pipeline.stages import steps_of
+from tests.support import files
 
 RUNS = [RunConfig(seed=seed, rounds=2, augmentation=ReplaceTop(), pretraining=Training(learning_rate=0.1)) for seed in range(5)]
 STEPS = steps_of(RUNS).steps
@@ -50,10 +51,6 @@ def written(code):
     return write
 
 
-def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_a_plan_comes_back_from_parquet_as_it_was_drafted(drafted, written):
     plan = drafted()
     assert written(plan) == plan == Plan.read(plan.folder)
@@ -72,7 +69,7 @@ def test_drafting_writes_nothing(drafted, tmp_path):
 
 def test_a_plan_holds_the_experiment_as_given_and_the_code_that_tasks_import(drafted, written):
     plan = written(drafted(), text="experiment: quickstart  # mine\n")
-    assert sorted(content(plan.folder)) == [
+    assert sorted(files(plan.folder)) == [
         "code/package/__init__.py",
         "code/package/deep/module.py",
         "code/package/run.sbatch",
@@ -136,10 +133,10 @@ def test_files_that_no_task_reads_are_not_in_the_digest(drafted, code):
 
 def test_a_plan_that_is_there_is_not_written_again(drafted, written, code):
     plan = written(drafted(), text="experiment: quickstart\n")
-    before = content(plan.folder)
+    before = files(plan.folder)
     again = written(drafted(commit="decade"), text="experiment: quickstart  # later\n")
     assert again == plan
-    assert content(plan.folder) == before
+    assert files(plan.folder) == before
 
 
 def test_many_writers_of_one_plan_at_once_leave_one_whole_plan(drafted, written):
@@ -216,11 +213,11 @@ def test_a_plan_that_can_not_be_read_is_told_with_what_to_do(drafted, written, n
 )
 def test_a_damaged_plan_is_set_aside_and_written_anew(drafted, written, name, change, why):
     plan = written(drafted())
-    before = content(plan.folder)
+    before = files(plan.folder)
     change(plan.folder / name)
     told = []
     assert written(drafted(), say=told.append) == plan
-    assert content(plan.folder) == before
+    assert files(plan.folder) == before
     (aside,) = plan.folder.parent.glob(f".broken-*-{plan.folder.name}")
     (line,) = told
     assert re.search(why, line)
@@ -233,7 +230,7 @@ def test_a_plan_and_its_name_are_on_the_disk_when_it_is_written(drafted, written
     plan = written(drafted())
     assert synced[-1] == (plan.folder.parent, True)
     assert not any(is_there for _, is_there in synced[:-1])
-    assert len(synced) > len(content(plan.folder))
+    assert len(synced) > len(files(plan.folder))
 
 
 @pytest.mark.parametrize(("size", "chunks"), [(1000, [5]), (5, [5]), (4, [4, 1]), (2, [2, 2, 1]), (1, [1] * 5)])

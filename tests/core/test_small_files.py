@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.files import write_text
-from tests.core.support import files
+from tests.support import files
 
 
 def test_a_small_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 from pipeline.core import store as store_module
 from pipeline.core.files import write_text
 from pipeline.core.store import FAILURE, OWNER, PROGRESS, RECORD, StoreError
-from tests.core.support import FACTS, STEP, files, publish
+from tests.core.support import FACTS, STEP, publish
+from tests.support import files
 
 
 def test_an_artifact_is_there_only_once_it_is_published(store):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from jobs.planning import IDENTITY, RUN
 from pipeline.core.plan import Plan
 from pipeline.core.records import seal
 from pipeline.core.store import Store
@@ -26,6 +27,7 @@ from tests.jobs.support import (
     write_experiment,
     write_mnist,
 )
+from tests.support import planned
 
 STAGE_NAMES = [stage.name for stage in STAGES]
 
@@ -325,6 +327,38 @@ def test_a_damaged_plan_is_named_and_left_out_and_the_same_command_writes_it_ane
         assert f"set aside as {finished / 'plans'}/.broken-" in done.stdout
         assert f"{to_run} to run" in done.stdout
     assert_equal_tables(finished, undisturbed)
+
+
+def test_a_plan_of_an_earlier_attrain_is_refused_in_words_and_the_same_command_plans_anew(tiny, finished):
+    (plan,) = (finished / "plans").iterdir()
+    old = plan.rename(plan.with_name("tiny-00000000"))
+    facts = json.loads((old / "plan.json").read_text())
+    facts["identity"]["table"] = facts["identity"].pop("tables")[""]
+    for row in facts["identity"]["runs"]:
+        del row["splits"], row["table"]
+    (old / "plan.json").write_text(json.dumps(facts))
+
+    for command in ("status", "collect"):
+        refused = attrain(command, "tiny", store=finished)
+        assert (refused.returncode, refused.stdout) == (78, "")
+        assert refused.stderr == (
+            f"error: {old} was made by an earlier attrain: wanted tables, runs.splits, runs.table in its plan.json, got none; submit the "
+            "experiment again to plan with this code (what is done is not done again), or run with "
+            f"PYTHONPATH={old / 'code'} to use the plan's own\n"
+        )
+    every = attrain("status", store=finished)
+    assert (every.returncode, every.stderr) == (0, "")
+    assert every.stdout.startswith(f"left out: {old} was made by an earlier attrain: ")
+    assert "old plan" not in attrain("clean", "--plans", "--older-than", "0", store=finished).stdout
+
+    assert " 0 to run" in submit(tiny, store=finished).stdout
+    assert attrain("status", "tiny", store=finished).returncode == 0
+
+
+def test_a_plan_says_what_every_command_asks_of_it(tmp_path):
+    plan, _ = planned("experiment: e\n", tmp_path)
+    assert set(plan.facts["identity"]) == set(IDENTITY)
+    assert [set(run) for run in plan.facts["identity"]["runs"]] == [set(RUN)]
 
 
 def test_a_damaged_plan_of_an_earlier_submission_stops_no_other(tiny, finished):

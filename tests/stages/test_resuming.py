@@ -23,7 +23,7 @@ from pipeline.stages import prepare
 from pipeline.stages.partial import Part
 from tests.stages import attempts
 from tests.stages.attempts import BATCH_SIZE, Attempts
-from tests.support import Clock, StopAtPoll, planned, run_all
+from tests.support import Clock, StopAtPoll, files, planned, run_all
 
 ROOT = Path(__file__).parents[2]
 NUM_TRAIN, NUM_TEST, NUM_EXPLAINED = 100, 100, 40
@@ -65,10 +65,6 @@ def undisturbed(made, tmp_path_factory) -> dict[str, dict[str, bytes]]:
     """The files of each stage in small batches."""
     plan, store = made
     return {stage: files(Attempts(plan.step(stage, 0), store, tmp_path_factory.mktemp("undisturbed")).run()[0]) for stage in NUM_BATCHES}
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @over_all_stages

@@ -137,7 +137,7 @@ def test_an_archive_that_is_cut_short_or_lacks_a_file_is_refused_by_name(tmp_pat
 def test_the_real_batches_are_read(tmp_path):
     root = Path(os.environ["ATTRAIN_DATA"])
     if missing := Cifar10().missing_files(root):
-        pytest.skip(f"{missing[0]} is not there")
+        pytest.skip(f"ATTRAIN_DATA lacks {missing[0]}")
     samples = Cifar10().load(root)
     assert samples.output_names[:3] == ("airplane", "automobile", "bird")
     counts = np.bincount(samples.labels_N[samples.splits_N == "train"], minlength=10)

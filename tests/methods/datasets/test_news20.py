@@ -111,7 +111,7 @@ def test_messages_are_cut_as_scikit_learn_cuts_them(text):
 def test_the_real_messages_are_read():
     folder = os.environ.get("ATTRAIN_DATA")
     if not folder or News20(vectors="glove.6B.50d.txt").missing_files(Path(folder)):
-        pytest.skip("ATTRAIN_DATA is not set: no folder with 20news-bydate-train and glove/glove.6B.50d.txt")
+        pytest.skip("ATTRAIN_DATA is not set, or lacks 20news-bydate-train or glove/glove.6B.50d.txt")
     samples = News20(vectors="glove.6B.50d.txt").load(Path(folder))
     assert set(np.bincount(samples.labels_N[samples.splits_N == "train"])) == {200}
     known = (samples.vectors_VE != 0).any(1)[samples.x_NCHW]

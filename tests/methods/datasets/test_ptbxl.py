@@ -156,7 +156,7 @@ def test_a_value_that_was_not_recorded_is_refused_with_its_file_and_place(tmp_pa
 def test_the_real_records_are_read(tmp_path):
     root = Path(os.environ["ATTRAIN_DATA"])
     if missing := PtbXl().missing_files(root):
-        pytest.skip(f"{missing[0]} is not there")
+        pytest.skip(f"ATTRAIN_DATA lacks {missing[0]}")
     samples = PtbXl(num_records=500).load(root)
     counts = dict(zip(samples.output_names, samples.values_NK.sum(0).tolist(), strict=True))
     assert counts == {"NORM": 297, "STTC": 96, "CD": 78, "MI": 73, "HYP": 40}

@@ -229,7 +229,7 @@ def test_the_real_folders_are_read():
     root = Path(os.environ["ATTRAIN_DATA"])
     wnids = root / "tiny-imagenet-200" / "wnids.txt"
     if not wnids.is_file():
-        pytest.skip(f"{wnids} is not there")
+        pytest.skip(f"ATTRAIN_DATA lacks {wnids}")
     settings = TinyImagenet(num_classes=len(wnids.read_text().split()), num_train=1000, num_test=100)
     samples = settings.load(root)
     assert {"Egyptian cat", "bullfrog", "rocking chair"} <= set(samples.output_names)

@@ -286,7 +286,7 @@ def test_images_of_other_channels_than_the_given_scale_are_refused(tmp_path):
 def test_published_weights_of_resnet20_score_what_was_published_without_training(tmp_path):
     root, file = Path(os.environ["ATTRAIN_DATA"]), "weights/resnet20-12fca82f.th"
     if not (root / file).is_file() or Cifar10().missing_files(root):
-        pytest.skip(f"no {file}, or no CIFAR-10")
+        pytest.skip(f"ATTRAIN_DATA lacks {file}, or CIFAR-10")
     context = Context(data_root=root, batch_size=256)
     settings = parse(Model, {"model": "resnet20", "weights": {"file": file, "sha256": "12fca82f"}}, where="model")
     inputs = {"prepare": tmp_path / "prepare", "model": tmp_path / "pretrain"}
