@@ -77,7 +77,7 @@ REFUSED = {
         r"5 folds need at least as many training samples, got num_train 3; set folds lower",
     ),
     "patches that overlap": (
-        "experiment: e\nbase: {data: {dataset: shortcut, size_px: 30}}",
+        "experiment: e\nbase: {data: {dataset: shortcut, cue: {cue: patch, size_px: 30}}}",
         r"base\.data: 10 patches of 30 px overlap along the border of 28 x 28 px images; largest size: 5",
     ),
     "a top_k of more classes than there are": (

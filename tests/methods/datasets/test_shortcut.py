@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.settings import parse
 from pipeline.methods.datasets import Dataset, MnistSmall, Shortcut
-from pipeline.methods.datasets.shortcut import patch_corners
+from pipeline.methods.datasets.cues import patch_corners
 
 NOWHERE = Path("no/such/folder")
 CORNERS = patch_corners(10, size_px=3, height=28, width=28)
@@ -63,7 +63,7 @@ def test_nothing_but_the_patch_differs_from_the_clean_images(clean):
 
 
 def test_without_a_training_patch_the_tests_stay_the_same(clean):
-    patched, upper = Shortcut().load(NOWHERE), Shortcut(train_patch=False).load(NOWHERE)
+    patched, upper = Shortcut().load(NOWHERE), Shortcut(train_cue=False).load(NOWHERE)
     train = upper.splits_N == "train"
     assert np.array_equal(upper.x_NCHW[train], clean.x_NCHW[clean.splits_N == "train"])
     assert np.array_equal(upper.x_NCHW[~train], patched.x_NCHW[~train])
@@ -119,7 +119,7 @@ def test_folds_and_files_are_those_of_the_base(tmp_path):
 
 
 def test_a_mask_lies_on_the_patch_and_nowhere_else(clean):
-    samples = Shortcut(train_patch=False).load(NOWHERE)
+    samples = Shortcut(train_cue=False).load(NOWHERE)
     assert samples.masks_NHW is not None
     masks = {split: samples.masks_NHW[samples.splits_N == split] for split in ("train", "test", "test_clean")}
     assert not masks["train"].any()
