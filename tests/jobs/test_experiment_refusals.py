@@ -118,6 +118,15 @@ REFUSED = {
         "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce]}, target: {target: contrast}}",
         r"target contrast: made for classes, .* asks for labels",
     ),
+    "a planted word read by a network without a width": (
+        "experiment: e\nbase: {data: {dataset: shortcut, base: {dataset: news20}, cue: {cue: token}}, model: {model: text_cnn}}",
+        r"text_cnn needs the size of its words' vectors; set model\.width, or data\.base\.vectors",
+    ),
+    "a layer's map of a record with a planted spike that the layer never sees whole": (
+        "experiment: e\nbase: {data: {dataset: shortcut, base: {dataset: ptbxl, crop_s: 2.5}, cue: {cue: spike}},\n"
+        "  model: {model: resnet1d_wang}, evaluation: {metrics: [bce]}, target: {target: predicted}, attribution: {method: grad_cam}}",
+        r"set data\.base\.crop_s to null",
+    ),
     "a layer's map of a record that the layer never sees whole": (
         "experiment: e\nbase: {data: {dataset: ptbxl, crop_s: 2.5}, model: {model: resnet1d_wang}, evaluation: {metrics: [bce]},\n"
         "  target: {target: predicted}, attribution: {method: grad_cam}}",

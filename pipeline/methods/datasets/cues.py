@@ -119,7 +119,7 @@ class Texture(Settings):
         """(K, H, W)."""
         angle_K11 = np.pi * np.arange(num_variants)[:, None, None] / num_variants
         along_KHW = np.cos(angle_K11) * np.arange(width) + np.sin(angle_K11) * np.arange(height)[:, None]
-        values_KHW = self.amplitude * np.sin(2 * np.pi / self.wavelength_px * along_KHW)
+        values_KHW = self.amplitude * np.cos(2 * np.pi / self.wavelength_px * along_KHW)
         # Six digits first: a processor's last digit must not decide how a half is rounded.
         return np.rint(values_KHW.round(6)).astype(np.int16)
 
