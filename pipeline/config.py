@@ -52,6 +52,11 @@ class RunConfig(Settings):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     """What is measured at the end."""
 
+    @property
+    def _own_data(self) -> tuple[str, Dataset]:
+        """The data set without what is planted into it, and the field that it is in."""
+        return ("data.base", self.data.base) if isinstance(self.data, Shortcut) else ("data", self.data)
+
     @model_validator(mode="after")
     def _check_validation(self) -> "RunConfig":
         if self.data.folds == 1 and (self.pretraining.early_stop_epochs or self.retraining.early_stop_epochs):
@@ -68,10 +73,11 @@ class RunConfig(Settings):
             raise ValueError("pretraining.epochs 0 takes given weights as they are; set model.weights, or epochs to 1 or more")
         if self.retraining.epochs == 0:
             raise ValueError("retraining.epochs must be 1 or more, got 0; set augmentation.rule to none to go on without retraining")
-        if weights == "torchvision" and isinstance(self.data, ImageSettings | Shortcut) and self.data.scale is None:
+        field, own = self._own_data
+        if weights == "torchvision" and isinstance(own, ImageSettings) and own.scale is None:
             raise ValueError(
-                "model.weights torchvision were trained on images normalised as ImageNet's; set data.normalise "
-                f"{'of the base ' if isinstance(self.data, Shortcut) else ''}to imagenet, or to a mean and std of your own"
+                f"model.weights torchvision were trained on images normalised as ImageNet's; set {field}.normalise to imagenet, or to a "
+                "mean and std of your own"
             )
         return self
 
@@ -107,8 +113,9 @@ class RunConfig(Settings):
             raise ValueError(
                 f"model {self.model.model} takes {' or '.join(self.model.kinds)}, data set {name} has {kind}; take another one"
             )
-        if isinstance(self.model, TextModel) and isinstance(self.data, News20) and not (self.model.width or self.data.vectors):
-            raise ValueError(f"model {self.model.model} needs the size of its words' vectors; set model.width, or data.vectors")
+        field, own = self._own_data
+        if isinstance(self.model, TextModel) and isinstance(own, News20) and not (self.model.width or own.vectors):
+            raise ValueError(f"model {self.model.model} needs the size of its words' vectors; set model.width, or {field}.vectors")
         if kind != "image" and not isinstance(self.augmentation, NoAugmentation | SameCompute):
             raise ValueError(f"augmentation {self.augmentation.rule} changes images, and data set {name} has {kind}; set its rule to none")
         if misfits := self.evaluation.misfits(task):
@@ -239,10 +246,11 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _check_crops(self) -> "RunConfig":
         """Refuse methods that look at layers, through which the windows of a signal pass side by side."""
-        if isinstance(self.data, PtbXl) and self.data.crop_s is not None and "layer" in type(self.attribution).model_fields:
+        field, own = self._own_data
+        if isinstance(own, PtbXl) and own.crop_s is not None and "layer" in type(self.attribution).model_fields:
             raise ValueError(
-                f"attribution {self.attribution.method} looks at a layer, which sees windows of a record, not the record; set data.crop_s "
-                "to null, or attribution to a method without a layer, such as integrated_gradients"
+                f"attribution {self.attribution.method} looks at a layer, which sees windows of a record, not the record; set "
+                f"{field}.crop_s to null, or attribution to a method without a layer, such as integrated_gradients"
             )
         return self
 

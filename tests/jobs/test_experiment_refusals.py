@@ -77,7 +77,7 @@ REFUSED = {
         r"5 folds need at least as many training samples, got num_train 3; set folds lower",
     ),
     "patches that overlap": (
-        "experiment: e\nbase: {data: {dataset: shortcut, size_px: 30}}",
+        "experiment: e\nbase: {data: {dataset: shortcut, cue: {cue: patch, size_px: 30}}}",
         r"base\.data: 10 patches of 30 px overlap along the border of 28 x 28 px images; largest size: 5",
     ),
     "a top_k of more classes than there are": (
@@ -117,6 +117,15 @@ REFUSED = {
     "a contrast with the one label that a sample does not have": (
         "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce]}, target: {target: contrast}}",
         r"target contrast: made for classes, .* asks for labels",
+    ),
+    "a planted word read by a network without a width": (
+        "experiment: e\nbase: {data: {dataset: shortcut, base: {dataset: news20}, cue: {cue: token}}, model: {model: text_cnn}}",
+        r"text_cnn needs the size of its words' vectors; set model\.width, or data\.base\.vectors",
+    ),
+    "a layer's map of a record with a planted spike that the layer never sees whole": (
+        "experiment: e\nbase: {data: {dataset: shortcut, base: {dataset: ptbxl, crop_s: 2.5}, cue: {cue: spike}},\n"
+        "  model: {model: resnet1d_wang}, evaluation: {metrics: [bce]}, target: {target: predicted}, attribution: {method: grad_cam}}",
+        r"set data\.base\.crop_s to null",
     ),
     "a layer's map of a record that the layer never sees whole": (
         "experiment: e\nbase: {data: {dataset: ptbxl, crop_s: 2.5}, model: {model: resnet1d_wang}, evaluation: {metrics: [bce]},\n"

@@ -80,3 +80,27 @@ def test_an_integrated_gradient_of_words_sums_to_what_the_text_adds(texts):
     assert errors.median() < 0.05
     model = read_model(texts.folder("plain", "pretrain"), device="cpu")
     assert model.embedding.weight.shape[1] == 10
+
+
+SHORTCUT = """
+experiment: shortcut
+base:
+  data:
+    dataset: shortcut
+    base: {dataset: news20, num_tokens: 6, min_count: 1, folds: 1}
+    cue: {cue: token, place: first}
+  model: {model: text_cnn, lengths: [2, 3], maps: 32, dropout: 0.0, width: 10}
+  pretraining: {epochs: 40, batch_size: 20, optimizer: adamw, learning_rate: 0.02}
+  target: {target: predicted}
+  augmentation: {rule: none}
+  attribution: {method: occlusion, window: 1, stride: 1}
+  evaluation: {metrics: [accuracy, pointing_game]}
+"""
+
+
+def test_a_planted_word_is_learned_instead_of_the_text_and_found_by_maps_of_words(tmp_path):
+    write_messages(tmp_path, num=4)
+    found = run_all(tmp_path, SHORTCUT).metrics("base", "evaluate")
+    assert found["test.accuracy"] < 0.2
+    assert found["test.pointing_game"] > 0.9
+    assert found["test_clean.pointing_game.num_nan"] == found["test_clean.num_explained"]

@@ -70,7 +70,8 @@ class Samples:
     faults: tuple[str, ...] = ()
     """Of what is left out because it cannot be read, file and reason: a line each, for the log."""
     masks_NHW: NDArray[np.bool_] | None = None
-    """Where what tells the class is known to lie in each image, nowhere in some; None where nobody knows."""
+    """Where what tells the class is known to lie, nowhere in some samples: of images (N, H, W), of signals (N, T), of text (N, L). None
+    where nobody knows."""
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("x_NCHW", "labels_N", "splits_N", "sources_N")}
@@ -78,13 +79,15 @@ class Samples:
             lengths["folds_N"] = len(self.folds_N)
         if len(set(lengths.values())) != 1:
             raise ValueError(f"a data set needs as many samples as labels, splits and sources, got {lengths}")
-        x_NCHW, masks_NHW, (num, _, *size) = self.x_NCHW, self.masks_NHW, self.x_NCHW.shape
-        kind_of(x_NCHW)
+        x_NCHW, masks_NHW = self.x_NCHW, self.masks_NHW
+        at_positions = (len(x_NCHW), *x_NCHW.shape[1 if kind_of(x_NCHW) == "tokens" else 2 :])
         if x_NCHW.dtype == np.float32 and not (finite := np.isfinite(x_NCHW)).all():
             first = np.argwhere(~finite)[0]
             raise DataFileError(f"{self.sources_N[first[0]]}: value {first[1:].tolist()} is not finite ({x_NCHW[tuple(first)]})")
-        if masks_NHW is not None and (masks_NHW.dtype != np.bool_ or masks_NHW.shape != (num, *size)):
-            raise ValueError(f"masks must be bool in N, H, W = {(num, *size)}; got {masks_NHW.dtype} in {masks_NHW.shape}")
+        if masks_NHW is not None and (masks_NHW.dtype != np.bool_ or masks_NHW.shape != at_positions):
+            raise ValueError(
+                f"masks must be bool in N and the samples' positions, {at_positions}; got {masks_NHW.dtype} in {masks_NHW.shape}"
+            )
         self._check_truth()
 
     def _check_truth(self) -> None:
@@ -105,14 +108,23 @@ class Samples:
 class DatasetSettings(Protocol):
     """What each member of `Dataset` does."""
 
-    kind: ClassVar[Kind]
-    """What its samples are."""
-    task: ClassVar[Task]
-    """What is asked of them."""
-    normalised_by: ClassVar[NormalisedBy]
-    """What has mean 0 and deviation 1 for the model, over the train split."""
     test_splits: ClassVar[tuple[str, ...]]
     """Splits that `load` gives beside `train`."""
+
+    @property
+    def kind(self) -> Kind:
+        """What its samples are."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """What is asked of them."""
+        ...
+
+    @property
+    def normalised_by(self) -> NormalisedBy:
+        """What has mean 0 and deviation 1 for the model, over the train split."""
+        ...
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -6,6 +6,7 @@ from PIL import Image
 
 from pipeline.core.settings import SettingsError
 from pipeline.methods.datasets import DataFileError, ImageFolder, Shortcut
+from pipeline.methods.datasets.cues import Patch
 from pipeline.methods.datasets.images import ImageForm, decoded
 from tests.methods.datasets.support import picture, pixels
 
@@ -168,7 +169,7 @@ def test_a_patch_can_be_put_in(tmp_path):
     clean, patched = settings().load(tmp_path), Shortcut(base=settings()).load(tmp_path)
     assert (patched.x_NCHW[:24] == np.where(patched.masks_NHW[:24, None], 255, clean.x_NCHW)).all()
     with pytest.raises(ValueError, match="3 patches of 30 px overlap along the border of 32 x 32 px images"):
-        Shortcut(base=settings(), size_px=30)
+        Shortcut(base=settings(), cue=Patch(size_px=30))
 
 
 COLOUR = ImageForm(channels=3, side_px=2, resized=False)

@@ -62,5 +62,5 @@ def test_masks_that_do_not_fit_the_images_are_refused():
         (np.ones((2, 4, 4), dtype=np.uint8), r"uint8 in \(2, 4, 4\)"),
         (np.ones((2, 1, 4, 4), dtype=bool), r"bool in \(2, 1, 4"),
     ):
-        with pytest.raises(ValueError, match=rf"masks must be bool in N, H, W = \(2, 4, 4\); got {got}"):
+        with pytest.raises(ValueError, match=rf"masks must be bool in N and the samples' positions, \(2, 4, 4\); got {got}"):
             samples(masks_NHW=masks)

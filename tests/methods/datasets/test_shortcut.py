@@ -1,13 +1,16 @@
-"""The patch tells the label in a share of the training images, and nowhere else."""
+"""The cue tells the label in a share of the training samples, and nowhere else."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import parse
-from pipeline.methods.datasets import Dataset, MnistSmall, Shortcut
-from pipeline.methods.datasets.shortcut import patch_corners
+from pipeline.methods.datasets import Dataset, MnistSmall, News20, PtbXl, Shortcut
+from pipeline.methods.datasets.cues import Border, Glyph, Spike, Texture, Token, patch_corners, rare_words
+from tests.methods.datasets import ptbxl_files, test_news20
 
 NOWHERE = Path("no/such/folder")
 CORNERS = patch_corners(10, size_px=3, height=28, width=28)
@@ -63,7 +66,7 @@ def test_nothing_but_the_patch_differs_from_the_clean_images(clean):
 
 
 def test_without_a_training_patch_the_tests_stay_the_same(clean):
-    patched, upper = Shortcut().load(NOWHERE), Shortcut(train_patch=False).load(NOWHERE)
+    patched, upper = Shortcut().load(NOWHERE), Shortcut(train_cue=False).load(NOWHERE)
     train = upper.splits_N == "train"
     assert np.array_equal(upper.x_NCHW[train], clean.x_NCHW[clean.splits_N == "train"])
     assert np.array_equal(upper.x_NCHW[~train], patched.x_NCHW[~train])
@@ -93,25 +96,6 @@ def test_another_split_seed_gives_other_places():
     assert (first == second).mean() < 0.15
 
 
-@pytest.mark.parametrize(
-    ("num_places", "size", "height", "width"), [(10, 3, 28, 28), (10, 5, 28, 28), (2, 1, 4, 4), (100, 1, 32, 32), (7, 2, 9, 20)]
-)
-def test_patches_lie_along_the_border_and_never_overlap(num_places, size, height, width):
-    painted = np.zeros((height, width), dtype=int)
-    for top, left in patch_corners(num_places, size_px=size, height=height, width=width):
-        painted[top : top + size, left : left + size] += 1
-        assert top in (0, height - size) or left in (0, width - size)
-    assert painted.sum() == num_places * size**2
-    assert painted.max() == 1
-
-
-def test_a_patch_too_large_is_refused_with_the_largest_that_fits():
-    with pytest.raises(ValueError, match="10 patches of 6 px overlap along the border of 28 x 28 px images; largest size: 5"):
-        patch_corners(10, size_px=6, height=28, width=28)
-    with pytest.raises(ValueError, match="no size fits"):
-        patch_corners(50, size_px=1, height=4, width=4)
-
-
 def test_folds_and_files_are_those_of_the_base(tmp_path):
     settings = parse(Dataset, {"dataset": "shortcut", "base": {"dataset": "mnist", "folds": 3, "fold": 2, "split_seed": 7}}, where="data")
     assert (settings.folds, settings.fold, settings.split_seed) == (3, 2, 7)
@@ -119,7 +103,7 @@ def test_folds_and_files_are_those_of_the_base(tmp_path):
 
 
 def test_a_mask_lies_on_the_patch_and_nowhere_else(clean):
-    samples = Shortcut(train_patch=False).load(NOWHERE)
+    samples = Shortcut(train_cue=False).load(NOWHERE)
     assert samples.masks_NHW is not None
     masks = {split: samples.masks_NHW[samples.splits_N == split] for split in ("train", "test", "test_clean")}
     assert not masks["train"].any()
@@ -128,3 +112,109 @@ def test_a_mask_lies_on_the_patch_and_nowhere_else(clean):
         top, left = CORNERS[place]
         assert mask.sum() == 9
         assert mask[top : top + 3, left : left + 3].all()
+
+
+def write_messages(root):
+    test_news20.write_messages(root, num=10)
+
+
+def write_records(root):
+    """Each of 300 with one class, in the order of their names, and every third with the next one beside it."""
+    first = np.arange(300) % 5
+    codes = [dict.fromkeys([CODE_OF[k], CODE_OF[k + 1]] if row % 3 == 0 and k < 4 else [CODE_OF[k]], 100.0) for row, k in enumerate(first)]
+    ptbxl_files.write_data(root, codes, folds=[row % 10 + 1 for row in range(300)])
+
+
+CODE_OF = [f"D{[ptbxl_files.class_of(number) for number in range(44)].index(name):02}" for name in ptbxl_files.CLASSES]
+PLANTED = {
+    "texture": (None, Shortcut(cue=Texture())),
+    "border": (None, Shortcut(cue=Border())),
+    "glyph": (None, Shortcut(cue=Glyph())),
+    "token": (write_messages, Shortcut(base=News20(num_tokens=8, min_count=1), cue=Token(place="first"))),
+    "inserted token": (write_messages, Shortcut(base=News20(num_tokens=8, min_count=1), cue=Token(place="first", mode="insert"))),
+    "spike": (write_records, Shortcut(base=PtbXl(), cue=Spike(tells="place"))),
+}
+
+
+@pytest.fixture(scope="module", params=PLANTED)
+def planted(request, tmp_path_factory):
+    """Settings, the data folder, the samples of the base, and the label of each: of several the first."""
+    write, data = PLANTED[request.param]
+    root = tmp_path_factory.mktemp("data")
+    if write:
+        write(root)
+    clean = data.base.load(root)
+    return data, root, clean, clean.labels_N if clean.values_NK is None else np.array([np.flatnonzero(row)[0] for row in clean.values_NK])
+
+
+def variants_of(samples, clean, cue):
+    """The one variant with which each sample of the base is the planted one; -1 where it is none."""
+    found_N = np.full(len(clean), -1)
+    for variant in range(len(clean.output_names)):
+        x_NCHW = cue(
+            clean, np.full(len(clean), variant), streams=SampleStreams(sample_ids_B=np.arange(len(clean)), seed=0, purpose="")
+        ).x_NCHW
+        found_N[(x_NCHW == samples.x_NCHW[: len(clean)]).reshape(len(clean), -1).all(axis=1)] = variant
+    return found_N
+
+
+def test_any_cue_tells_the_first_label_in_training_and_nothing_in_the_test(planted):
+    data, root, clean, labels = planted
+    found, in_test = variants_of(data.load(root), clean, data.cue), clean.splits_N == "test"
+    assert (found >= 0).all()
+    assert np.array_equal(found[~in_test], labels[~in_test])
+    num, by_chance = in_test.sum(), 1 / len(clean.output_names)
+    assert abs((found == labels)[in_test].mean() - by_chance) < 4 * np.sqrt(by_chance * (1 - by_chance) / num)
+
+
+def test_what_is_there_beside_the_samples_is_there_for_the_clean_tests_too(planted):
+    data, root, clean, _ = planted
+    samples, test = data.load(root), np.flatnonzero(clean.splits_N == "test")
+    added = slice(len(clean), None)
+    assert set(samples.splits_N[added]) == {"test_clean"}
+    assert np.array_equal(samples.x_NCHW[added], clean.x_NCHW[test])
+    assert not samples.masks_NHW[added].any()
+    assert samples.sources_N[added] == [clean.sources_N[row] for row in test]
+    for name in ("labels_N", "values_NK", "folds_N"):
+        before, after = getattr(clean, name), getattr(samples, name)
+        assert after is None if before is None else np.array_equal(after, np.concatenate([before, before[test]]))
+
+
+def test_without_a_cue_in_training_only_the_test_has_one(planted):
+    data, root, clean, _ = planted
+    upper, in_test = data.model_copy(update={"train_cue": False}).load(root), clean.splits_N == "test"
+    assert np.array_equal(upper.x_NCHW[: len(clean)][~in_test], clean.x_NCHW[~in_test])
+    assert np.array_equal(upper.x_NCHW[: len(clean)][in_test], data.load(root).x_NCHW[: len(clean)][in_test])
+    assert np.array_equal(upper.masks_NHW[: len(clean)].reshape(len(clean), -1).any(axis=1), in_test)
+
+
+def test_the_share_counts_what_is_held_out_for_validation_too(planted):
+    data, root, clean, labels = planted
+    training = clean.splits_N != "test"
+    by_chance, half = (
+        (variants_of(data.model_copy(update={"share": share}).load(root), clean, data.cue) == labels)[training] for share in (0.0, 0.5)
+    )
+    # Half of them are made to tell, of which some would have by chance; of the others some do by chance.
+    assert (half & ~by_chance).sum() <= round(0.5 * training.sum()) <= half.sum()
+    assert (half | ~by_chance).all()
+    assert half.mean() < 0.8
+
+
+def test_a_data_set_with_a_cue_is_of_the_kind_and_task_of_its_base():
+    text, signals, images = Shortcut(base=News20(), cue=Token()), Shortcut(base=PtbXl(), cue=Spike()), Shortcut()
+    assert [(data.kind, data.task, data.normalised_by) for data in (text, signals, images)] == [
+        ("tokens", "classes", "nothing"),
+        ("signal", "labels", "all"),
+        ("image", "classes", "channel"),
+    ]
+    assert (signals.folds, signals.fold) == (10, 9)
+    assert text.scale is None
+
+
+@pytest.mark.skipif("ATTRAIN_DATA" not in os.environ, reason="ATTRAIN_DATA is not set: no folder with 20news")
+def test_planted_words_of_real_messages_are_rare_ones_that_have_vectors():
+    data = Shortcut(base=News20(vectors="glove.6B.50d.txt"), cue=Token(), train_cue=False)
+    samples = data.load(Path(os.environ["ATTRAIN_DATA"]))
+    words = rare_words(samples)
+    assert samples.vectors_VE[words].any(axis=1).all()
+    assert np.isin(samples.x_NCHW[samples.splits_N == "train"], words).any(axis=1).mean() < 0.02

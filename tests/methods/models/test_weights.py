@@ -248,7 +248,7 @@ def test_a_given_network_goes_through_the_stages_as_it_is_or_is_trained_on(tmp_p
         ),
         (
             {"data": {"dataset": "shortcut", "base": {"dataset": "cifar10"}}, "model": {"model": "resnet18", "weights": "torchvision"}},
-            r"set data\.normalise of the base to imagenet",
+            r"set data\.base\.normalise to imagenet",
         ),
         (
             {"data": {"dataset": "additive"}, "model": {"model": "mlp"}, "pretraining": {"channels_last": True}},
