@@ -103,7 +103,7 @@ def _moved(plain_BCHW: torch.Tensor, x_BCHW: torch.Tensor) -> tuple[float, float
     """Sums over the samples: the share of values that changed, and the distance."""
     if x_BCHW is plain_BCHW:
         return 0.0, 0.0
-    push_BF = (x_BCHW - plain_BCHW).flatten(1)
+    push_BF = (x_BCHW - plain_BCHW).flatten(1).float()
     return float((push_BF != 0).float().mean(1).sum()), float(push_BF.norm(dim=1).sum())
 
 
