@@ -49,16 +49,32 @@ class Looking(Settings):
 
     def attributed(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner) -> torch.Tensor:
         """(B, C, H, W) of the network in eval mode, which is left as it was; of tokens (B, E, L)."""
-        return attributed(x_BCHW, truth, learner=learner, target=self.target, attribution=self.attribution)
+        if rule := RULES.get(self.target):
+            return _map_of(x_BCHW, lambda model, seen: rule(model, seen, truth), learner=learner, attribution=self.attribution)
+        return _map_of(x_BCHW, lambda model, seen: _greatest, learner=learner, attribution=self.attribution)
 
 
-def attributed(x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, target: str, attribution: str) -> torch.Tensor:
-    """(B, C, H, W) see `Looking`; the truth is not looked at where the target is the prediction."""
+def saliency_of(x_BCHW: torch.Tensor, *, learner: Learner) -> torch.Tensor:
+    """(B, H, W) how much each pixel can change the prediction, the sum over its channels: what can be asked without a truth."""
+    return _map_of(x_BCHW, lambda model, seen: _greatest, learner=learner, attribution="saliency").sum(1)
+
+
+def _greatest(outputs_BK: torch.Tensor) -> torch.Tensor:
+    """The logit of the prediction, whose derivative is that of the greatest one."""
+    return outputs_BK.amax(1)
+
+
+def _map_of(
+    x_BCHW: torch.Tensor,
+    score_of: Callable[[torch.nn.Module, torch.Tensor], Callable[[torch.Tensor], torch.Tensor]],
+    *,
+    learner: Learner,
+    attribution: str,
+) -> torch.Tensor:
+    """(B, C, H, W) see `Looking`."""
     with as_found(learner.model) as model, full_float32():
         seen_BCHW = embedded(model, x_BCHW.detach())
-        # The derivative of the greatest logit is that of the predicted class's.
-        score = RULES[target](model, seen_BCHW, truth) if target in RULES else lambda outputs_BK: outputs_BK.amax(1)
-        return MAPS[attribution](seen_BCHW, input_gradient(model, seen_BCHW, score))
+        return MAPS[attribution](seen_BCHW, input_gradient(model, seen_BCHW, score_of(model, seen_BCHW)))
 
 
 def highest(score_BU: torch.Tensor, number_B: torch.Tensor) -> torch.Tensor:
