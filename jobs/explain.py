@@ -20,12 +20,12 @@ from pipeline.core.randomness import SampleStreams, generator
 from pipeline.core.settings import SettingsError, parse
 from pipeline.core.store import Store
 from pipeline.methods.attribution import Attribution, Attributor, Background, Score, TargetRule, attribute
-from pipeline.methods.inference import predicted
+from pipeline.methods.inference import embedded, predicted
 from pipeline.methods.lazy import torch
 from pipeline.methods.text import PADDING, UNKNOWN, encoded, words_of
 from pipeline.methods.training.data import SampleSet
 from pipeline.stages.artifacts import DatasetFacts, Prepared, read_facts, read_model, read_vocabulary
-from pipeline.stages.explaining import embedded, input_range
+from pipeline.stages.explaining import input_range
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,7 +15,7 @@ from pipeline.methods.attribution import (
     Target,
     TrueLabel,
 )
-from pipeline.methods.augmentation import Aba, Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
+from pipeline.methods.augmentation import Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
 from pipeline.methods.datasets import Additive, Dataset, MnistSmall, News20, PtbXl, Shortcut
 from pipeline.methods.datasets.splits import ImageSettings
 from pipeline.methods.metrics import PREDICTION, Agreement, Evaluation, ExactCounterpart, KnownTruth, TopK
@@ -132,8 +132,8 @@ class RunConfig(Settings):
             for change in (*training.transforms, *filter(None, [training.mixing, training.guide])):
                 if self.data.kind not in change.kinds:
                     raise ValueError(
-                        f"{name}: {tag(change)} changes {' or '.join(change.kinds)}, and data set {self.data.dataset} has "
-                        f"{self.data.kind}; leave it out"
+                        f"{name}: {tag(change)} as it is set changes {' or '.join(change.kinds)}, and data set {self.data.dataset} has "
+                        f"{self.data.kind}; leave it out, or set it otherwise"
                     )
             if (guide := training.guide) is None:
                 continue
@@ -142,8 +142,6 @@ class RunConfig(Settings):
                     f"{name}: guide {guide.guide} as it is set is for {' or '.join(guide.tasks)}, and data set {self.data.dataset} asks "
                     f"for {self.data.task}; for labels take target loss, for values guide noise"
                 )
-            if isinstance(guide, Aba) and guide.unit == "pixel" and self.data.kind == "features":
-                raise ValueError(f"{name}: features have no places whose channels could move together; set guide.unit to feature")
         return self
 
     @model_validator(mode="after")

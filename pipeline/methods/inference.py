@@ -30,6 +30,12 @@ def full_float32() -> Iterator[None]:
         cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
+def embedded(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What is explained: the vectors (B, E, L) of tokens (B, L), inputs of other kinds as they are."""
+    with torch.no_grad():
+        return x if x.is_floating_point() else model.embed(x)  # pyright: ignore[reportCallIssue] - networks for text have it
+
+
 def loss_of(
     outputs_BK: torch.Tensor,
     truth: torch.Tensor,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.core.context import Context
 from pipeline.core.randomness import SampleStreams, generator
 from pipeline.methods.attribution import Attribution, Background, Target, attribute
-from pipeline.methods.inference import full_float32
+from pipeline.methods.inference import embedded, full_float32
 from pipeline.methods.lazy import torch
 from pipeline.methods.metrics import Explained
 from pipeline.methods.training.data import SampleSet
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 
 class NonFiniteAttributionError(ArithmeticError):
     """A sample's loss or attribution is infinite or not a number; the model, not the machine, has to change."""
-
-
-def embedded(model: "nn.Module", x: "torch.Tensor") -> "torch.Tensor":
-    """What is explained: the vectors (B, E, L) of tokens, inputs of other kinds as they are."""
-    with torch.no_grad():
-        return x if x.is_floating_point() else model.embed(x)  # pyright: ignore[reportCallIssue] - networks for text have it
 
 
 def input_range(model: "nn.Module", samples: SampleSet, *, device: str) -> tuple["torch.Tensor", "torch.Tensor"]:

@@ -145,7 +145,7 @@ REFUSED = {
     "signals cropped as if they were images": (
         "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce]}, target: {target: predicted},\n"
         "  retraining: {transforms: [crop]}}",
-        r"retraining: crop changes image, and data set ptbxl has signal; leave it out",
+        r"retraining: crop as it is set changes image, and data set ptbxl has signal; leave it out",
     ),
     "labels explained as if they were classes": (
         "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce]}, target: {target: predicted},\n"
@@ -163,7 +163,16 @@ REFUSED = {
     ),
     "texts mixed with each other": (
         "experiment: e\nbase: {data: {dataset: news20}, model: {model: text_cnn, width: 8}, pretraining: {mixing: mixup}}",
-        r"pretraining: mixup changes image or signal or features, and data set news20 has tokens; leave it out",
+        r"pretraining: mixup as it is set changes image or signal or features, and data set news20 has tokens; leave it out",
+    ),
+    "lines across images": (
+        "experiment: e\nbase: {pretraining: {guide: {guide: input_dropout, fill: linear}}}",
+        r"pretraining: input_dropout as it is set changes signal, and data set mnist_small has image; leave it out, or set it otherwise",
+    ),
+    "features moved with the channels that they do not have": (
+        "experiment: e\nbase: {data: {dataset: additive}, model: {model: mlp}, evaluation: {metrics: [r2]},\n"
+        "  pretraining: {guide: {guide: aba, strength: 0.3, unit: pixel}}}",
+        r"pretraining: aba as it is set changes image or signal, and data set additive has features",
     ),
     "an oracle of another function": (
         "experiment: e\nbase: {data: {dataset: additive, effect: linear}, model: {model: oracle}, evaluation: {metrics: [r2]}}",

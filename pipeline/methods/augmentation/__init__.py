@@ -12,6 +12,7 @@ from pipeline.core.settings import members
 from pipeline.methods.augmentation.aba import Aba
 from pipeline.methods.augmentation.change import Changer, NoAugmentation, ReplaceBottom, ReplaceRandom, ReplaceTop, SameCompute
 from pipeline.methods.augmentation.guide import Noise
+from pipeline.methods.augmentation.input_dropout import BoxDropout, InputDropout
 from pipeline.methods.augmentation.select import ClassBalanced, Misclassified, RandomFraction, SelectAll, Selector, Worst
 
 Selection = Annotated[
@@ -24,7 +25,7 @@ Augmentation = Annotated[
     Field(discriminator="rule"),
 ]
 
-Guidance = Annotated[Aba | Noise, Field(discriminator="guide")]
+Guidance = Annotated[Aba | InputDropout | BoxDropout | Noise, Field(discriminator="guide")]
 
 SELECTIONS = tuple(members(Selection).values())
 AUGMENTATIONS = tuple(members(Augmentation).values())
@@ -36,9 +37,11 @@ __all__ = [
     "SELECTIONS",
     "Aba",
     "Augmentation",
+    "BoxDropout",
     "Changer",
     "ClassBalanced",
     "Guidance",
+    "InputDropout",
     "Misclassified",
     "NoAugmentation",
     "Noise",

@@ -7,7 +7,7 @@ Signals (B, C, T) and features (B, F) work the same way.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -16,7 +16,8 @@ from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
 from pipeline.methods.attribution.engine import as_found
 from pipeline.methods.attribution.passes import input_gradient
-from pipeline.methods.attribution.target import Loss, Score, TrueLabel
+from pipeline.methods.attribution.target import Score
+from pipeline.methods.augmentation.attributed import RULES
 from pipeline.methods.augmentation.guide import Learner
 from pipeline.methods.inference import full_float32
 from pipeline.methods.lazy import torch
@@ -33,8 +34,6 @@ PATTERNS: dict[str, tuple[Pattern, ...]] = {
     "fast": (STAY, STAY, LOW_UP, LOW_DOWN, HIGH_UP, HIGH_DOWN, (-1, 0, 1), (1, 0, -1)),
 }
 """Of each variant, one of which a sample draws: those of the published table, of which repeated ones are drawn more often."""
-RULES: dict[str, TrueLabel | Loss] = {"label": TrueLabel(), "loss": Loss()}
-"""Targets that the sample's truth names."""
 
 
 class Aba(Settings):
@@ -43,7 +42,6 @@ class Aba(Settings):
     Published for images, texts and ECGs as attribution-based augmentation; one more forward pass and a backward pass to the input.
     """
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("image", "signal", "features")
     guide: Literal["aba"] = "aba"
     variant: Literal["challenger", "mend", "fast"] = "challenger"
     """challenger: half of the samples stay, of others the lowest or highest units move by `strength`; mend: all samples change, also in
@@ -65,6 +63,11 @@ class Aba(Settings):
     """Acts in every n-th step; others are plain."""
     clamp: bool = False
     """Whether moved values stay within the range of the data."""
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """See `Guide.kinds`. Features have no places whose channels could move together."""
+        return ("image", "signal") if self.unit == "pixel" else ("image", "signal", "features")
 
     @property
     def tasks(self) -> tuple[Task, ...]:

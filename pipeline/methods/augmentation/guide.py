@@ -33,10 +33,13 @@ class Learner:
 class Guide(Protocol):
     """What each member of `Guidance` is: settings that can be called."""
 
-    kinds: ClassVar[tuple[Kind, ...]]
-    """The samples that it can change."""
     every: int
     """Acts in every n-th step."""
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The samples that it can change, as it is set."""
+        ...
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -47,7 +50,7 @@ class Guide(Protocol):
         """Change the samples of a batch, before the network learns from them.
 
         Args:
-            x_BCHW: normalised samples.
+            x_BCHW: normalised samples, or tokens (B, L), int64.
             truth: classes (B,), int64, or labels or values (B, K).
             learner: the network.
             streams: one a sample: what becomes of it depends on it, the network and its stream alone.

@@ -74,8 +74,8 @@ class Batches:
             return batch[None]
         return np.stack([batch, generator(self.seed, "others", self.round, step).permutation(batch)])
 
-    def inputs(self, positions_PB: NDArray[np.int64], *, step: int) -> tuple[torch.Tensor, Truths]:
-        """Samples (B, C, H, W) as the network gets them in this step, and their truths."""
+    def inputs(self, positions_PB: NDArray[np.int64], *, step: int, model: nn.Module) -> tuple[torch.Tensor, Truths]:
+        """Samples (B, C, H, W) of this step, and their truths; mixing can look at the network as it is before the step."""
         if self.settings.mixing is None:
             x_BCHW, truth = self._changed(positions_PB[0], step=step)
             return x_BCHW, [(truth, None)]
@@ -84,7 +84,7 @@ class Batches:
         x_BCHW, truth = self._changed(needed, step=step)
         first_B, other_B = torch.from_numpy(place_PB.reshape(positions_PB.shape)).to(self.device)
         streams = self._streams(positions_PB[0], step=step).named("mixing")
-        x_BCHW, share_B = self.settings.mixing(x_BCHW[first_B], x_BCHW[other_B], streams=streams)
+        x_BCHW, share_B = self.settings.mixing(x_BCHW[first_B], x_BCHW[other_B], streams=streams, learner=self._learner(model))
         return x_BCHW, [(truth[first_B], share_B), (truth[other_B], 1.0 - share_B)]
 
     def guided(
@@ -94,9 +94,11 @@ class Batches:
         guide = self.settings.guide
         if guide is None or step % guide.every:
             return x_BCHW
+        return guide(x_BCHW, truth, learner=self._learner(model), streams=self._streams(positions, step=step).named("guide"))
+
+    def _learner(self, model: nn.Module) -> Learner:
         lowest_C11, highest_C11 = self.data.input_range(device=self.device)
-        learner = Learner(model=model, lowest_C11=lowest_C11, highest_C11=highest_C11)
-        return guide(x_BCHW, truth, learner=learner, streams=self._streams(positions, step=step).named("guide"))
+        return Learner(model=model, lowest_C11=lowest_C11, highest_C11=highest_C11)
 
     def _changed(self, positions: NDArray[np.int64], *, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         streams = self._streams(positions, step=step)

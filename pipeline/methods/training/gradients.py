@@ -87,7 +87,7 @@ def _part_of_loss(job: Job, forward: nn.Module, batch_PB: NDArray[np.int64], *, 
     part_PB = batch_PB[:, ranks.span(size)]
     # A rank without a part takes the first sample with weight 0: gradients travel only if every rank runs backward.
     positions_PB, weight = (part_PB, 1.0) if part_PB.size else (batch_PB[:, :1], 0.0)
-    plain_BCHW, truths = job.batches.inputs(positions_PB, step=step)
+    plain_BCHW, truths = job.batches.inputs(positions_PB, step=step, model=forward)
     x_BCHW = job.batches.guided(plain_BCHW, truths[0][0], positions_PB[0], step=step, model=forward)
     moved = [weight * value / num_samples for value in _moved(plain_BCHW, x_BCHW)]
     if job.settings.channels_last:
@@ -103,7 +103,7 @@ def _moved(plain_BCHW: torch.Tensor, x_BCHW: torch.Tensor) -> tuple[float, float
     """Sums over the samples: the share of values that changed, and the distance."""
     if x_BCHW is plain_BCHW:
         return 0.0, 0.0
-    push_BF = (x_BCHW - plain_BCHW).flatten(1)
+    push_BF = (x_BCHW - plain_BCHW).flatten(1).float()
     return float((push_BF != 0).float().mean(1).sum()), float(push_BF.norm(dim=1).sum())
 
 

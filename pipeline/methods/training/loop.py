@@ -229,7 +229,9 @@ def _end_epoch(job: Job, state: TrainingState) -> None:
         "loss": state.learnt.loss / job.batches.epoch_samples,
     }
     if job.settings.guide is not None:
-        row |= {name: getattr(state.learnt, name) / job.batches.epoch_samples for name in ("moved_share", "moved_distance")}
+        # Tokens are numbers of words: there is no distance between them.
+        names = ("moved_share",) if job.data.kind == "tokens" else ("moved_share", "moved_distance")
+        row |= {name: getattr(state.learnt, name) / job.batches.epoch_samples for name in names}
     if job.validation:
         row |= _validate(job, state, job.validation)
         if not math.isfinite(row["validation_loss"]):

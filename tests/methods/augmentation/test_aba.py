@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import SettingsError, parse
 from pipeline.methods.augmentation import Aba, Noise
 from pipeline.methods.augmentation.aba import PATTERNS, _extreme
 from pipeline.methods.augmentation.guide import Learner
 from pipeline.methods.training.data import SampleSet
+from tests.methods.augmentation.support import learner_of, streams_of
 
 NUM, FEATURES, CLASSES = 200, 30, 4
 RANDOM = np.random.default_rng(0)
@@ -27,17 +27,8 @@ def linear():
     return model
 
 
-def learner_of(model=None):
-    return Learner(model=model or linear(), lowest_C11=torch.tensor(-2.0).double(), highest_C11=torch.tensor(2.0).double())
-
-
-def streams_of(ids=None, *, step=0):
-    ids = np.arange(NUM) if ids is None else ids
-    return SampleStreams(sample_ids_B=ids, seed=0, purpose="training", counters=(0, step))
-
-
 def moved(guide, x=X, labels=LABELS, *, learner=None, streams=None):
-    return guide(x, labels, learner=learner or learner_of(), streams=streams or streams_of())
+    return guide(x, labels, learner=learner or learner_of(linear()), streams=streams or streams_of(NUM))
 
 
 def quantile_levels(phi_BU):
@@ -88,33 +79,33 @@ def test_what_becomes_of_a_sample_does_not_depend_on_its_batch(guide):
     part = moved(guide, X[order], LABELS[order], streams=streams_of(order))
     # The gradient of a linear network does not depend on the batch either, in any bit.
     assert torch.equal(part, whole[order])
-    assert not torch.equal(moved(guide, streams=streams_of(step=1)), whole)
+    assert not torch.equal(moved(guide, streams=streams_of(NUM, step=1)), whole)
 
 
 def test_ranks_are_drawn_a_sample_and_evenly_from_the_k_highest():
     outputs_BK = X @ WEIGHT.T
     ranked_BK = outputs_BK.argsort(1, descending=True)
     guide = Aba(strength=0.3, k=3)
-    score = guide._drawn(outputs_BK, streams=streams_of())
+    score = guide._drawn(outputs_BK, streams=streams_of(NUM))
     rank_B = (ranked_BK == score.target_B[:, None]).int().argmax(1)
     counts = np.bincount(rank_B, minlength=CLASSES)
     assert counts[3] == 0
     assert ((counts[:3] - NUM / 3) ** 2 / (NUM / 3)).sum() < 13.8  # Chi-square of 2 degrees of freedom: exceeded once in 1,000.
-    only = Aba(strength=0.3, target="predicted")._drawn(outputs_BK, streams=streams_of())
+    only = Aba(strength=0.3, target="predicted")._drawn(outputs_BK, streams=streams_of(NUM))
     assert torch.equal(only.target_B, outputs_BK.argmax(1))
 
 
 def test_the_attribution_of_the_loss_speaks_for_the_truth():
     """Minus the gradient of the cross-entropy by the input of a linear network is the label's row less the mean row."""
     guide = Aba(strength=0.3, target="loss")
-    phi_BU = guide._attributed(X, LABELS, learner=learner_of(), streams=streams_of())
+    phi_BU = guide._attributed(X, LABELS, learner=learner_of(linear()), streams=streams_of(NUM))
     wanted = WEIGHT[LABELS] - (X @ WEIGHT.T).softmax(1) @ WEIGHT
     assert_close(phi_BU, wanted)
 
 
 def test_the_attribution_of_labels_is_of_their_loss():
     labels_BK = (torch.rand(NUM, CLASSES, generator=torch.Generator().manual_seed(0)) < 0.5).double()
-    phi_BU = Aba(strength=0.3, target="loss")._attributed(X, labels_BK, learner=learner_of(), streams=streams_of())
+    phi_BU = Aba(strength=0.3, target="loss")._attributed(X, labels_BK, learner=learner_of(linear()), streams=streams_of(NUM))
     wanted = (labels_BK - (X @ WEIGHT.T).sigmoid()) @ WEIGHT / CLASSES
     assert_close(phi_BU, wanted)
 
@@ -183,8 +174,7 @@ def test_clamping_leaves_what_does_not_move_bit_for_bit():
     model = nn.Sequential(nn.Flatten(), nn.Linear(30, CLASSES))
     learner = Learner(model=model, lowest_C11=lowest_C11, highest_C11=highest_C11)
     plain, clamped = (
-        moved(Aba(strength=0.3, clamp=clamp), x_BCHW, LABELS[:100], learner=learner, streams=streams_of(np.arange(100)))
-        for clamp in (False, True)
+        moved(Aba(strength=0.3, clamp=clamp), x_BCHW, LABELS[:100], learner=learner, streams=streams_of(100)) for clamp in (False, True)
     )
     stays = plain == x_BCHW
     assert 0 < int(stays.sum()) < stays.numel()
@@ -211,7 +201,7 @@ def test_the_network_is_left_as_it_was_found():
 @pytest.mark.parametrize("num", [0, 1])
 def test_a_batch_of_none_and_of_one(num):
     for guide in (*(Aba(variant=variant, strength=0.3) for variant in VARIANTS), Noise(distance=1.0)):
-        assert moved(guide, X[:num], LABELS[:num], streams=streams_of(np.arange(num))).shape == (num, FEATURES)
+        assert moved(guide, X[:num], LABELS[:num], streams=streams_of(num)).shape == (num, FEATURES)
 
 
 def test_noise_moves_every_sample_by_its_distance_in_directions_of_their_own():

@@ -5,14 +5,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pipeline.methods.augmentation.mixing import CutMix, MixUp
+from pipeline.methods.augmentation.mixing import CutMix, MixUp, SaliencyMix
 from pipeline.methods.augmentation.transforms import Crop, Flip
+from pipeline.methods.models import Mlp
 from pipeline.methods.training.batches import Batches
 from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.settings import Training
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(23, 1, 6, 6), dtype=np.uint8)
 DATA = SampleSet.of(PIXELS, labels=np.arange(23) % 3, mean=0.5, std=0.25)
+
+
+MODEL = Mlp(hidden=(4,)).build(input_shape=(1, 6, 6), num_outputs=3)
 
 
 def batches(**settings):
@@ -22,7 +26,7 @@ def batches(**settings):
 def test_plain_batches_hold_the_samples_as_they_are():
     plain = batches()
     (batch,) = first = next(plain.after(0))
-    x_BCHW, [(truth, share_B)] = plain.inputs(first, step=0)
+    x_BCHW, [(truth, share_B)] = plain.inputs(first, step=0, model=MODEL)
     wanted, labels = DATA.batch(batch, device="cpu")
     assert torch.equal(x_BCHW, wanted)
     assert torch.equal(truth, labels)
@@ -49,21 +53,21 @@ def test_a_mixture_is_the_weighted_mean_of_changed_samples_with_the_truths_of_bo
     transforms = (Crop(padding_px=1), Flip())
     mixing, plain = batches(mixing=MixUp(), transforms=transforms), batches(transforms=transforms)
     pair = next(mixing.after(0))
-    x_BCHW, [(first, share_B), (other, rest_B)] = mixing.inputs(pair, step=0)
-    ones, others = (plain.inputs(batch[None], step=0)[0] for batch in pair)
+    x_BCHW, [(first, share_B), (other, rest_B)] = mixing.inputs(pair, step=0, model=MODEL)
+    ones, others = (plain.inputs(batch[None], step=0, model=MODEL)[0] for batch in pair)
     assert_close(x_BCHW, share_B.view(-1, 1, 1, 1) * ones + rest_B.view(-1, 1, 1, 1) * others)
     assert_close(share_B + rest_B, torch.ones(7))
     assert first.tolist() == DATA.labels_N[pair[0]].tolist()
     assert other.tolist() == DATA.labels_N[pair[1]].tolist()
 
 
-@pytest.mark.parametrize("mixing", [None, MixUp(), CutMix()], ids=str)
+@pytest.mark.parametrize("mixing", [None, MixUp(), CutMix(), SaliencyMix(probability=1.0)], ids=str)
 def test_a_part_of_a_batch_is_that_part_of_the_whole(mixing):
     """As ranks and micro-batches take it."""
     made = batches(mixing=mixing, transforms=(Crop(), Flip()))
     batch = next(made.after(0))
-    whole, truths = made.inputs(batch, step=0)
-    part, truths_of_part = made.inputs(batch[:, 2:5], step=0)
+    whole, truths = made.inputs(batch, step=0, model=MODEL)
+    part, truths_of_part = made.inputs(batch[:, 2:5], step=0, model=MODEL)
     assert torch.equal(part, whole[2:5])
     for (truth, share_B), (truth_of_part, share_of_part_B) in zip(truths, truths_of_part, strict=True):
         assert torch.equal(truth[2:5], truth_of_part)
@@ -73,5 +77,5 @@ def test_a_part_of_a_batch_is_that_part_of_the_whole(mixing):
 
 def test_the_same_sample_is_changed_in_another_way_in_another_step():
     made = batches(transforms=(Crop(),))
-    one, other = (made.inputs(np.arange(23)[None], step=step)[0] for step in (0, 1))
+    one, other = (made.inputs(np.arange(23)[None], step=step, model=MODEL)[0] for step in (0, 1))
     assert not torch.equal(one, other)

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from pipeline.core.context import Context
 from pipeline.core.settings import SettingsError, parse
-from pipeline.methods.augmentation import Aba, Noise
-from pipeline.methods.models import Mlp
+from pipeline.methods.augmentation import Aba, InputDropout, Noise
+from pipeline.methods.models import Mlp, TextCnn
 from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.loop import train
 from pipeline.methods.training.settings import Training
@@ -63,6 +63,20 @@ def test_the_history_says_what_a_guide_moved():
     assert abs(row["moved_share"] - 0.5 * 4 / 36) < 4 * spread
     assert row["moved_distance"] == pytest.approx(row["moved_share"] * 36 / 4 * 0.3 * 4**0.5, rel=1e-3)
     assert "moved_share" not in trained(PLAIN)[1].history[0]
+
+
+def test_texts_are_trained_on_with_some_of_their_words_masked():
+    tokens_NL = np.random.default_rng(1).integers(2, 30, size=(24, 10)).astype(np.int32)
+    data = SampleSet.of(tokens_NL, labels=np.arange(24) % 3, mean=0.0, std=1.0)
+    model = TextCnn(width=4, lengths=(2,), maps=5).build(input_shape=(10,), num_outputs=3, num_words=30)
+    seen = []
+    model.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    history = trained(guided(InputDropout(share=0.2, fill="unknown")), model=model, data=data)[1].history
+    assert [row["moved_share"] for row in history] == pytest.approx([0.2] * 3)
+    assert "moved_distance" not in history[0]
+    learned_from = [x for x in seen if not x.is_floating_point()]
+    assert len(learned_from) == 9
+    assert all(((x_BL == 1).sum(1) == 2).all() for x_BL in learned_from)
 
 
 def test_the_step_of_a_guided_batch_is_that_of_a_plain_one_on_the_moved_samples():

@@ -14,8 +14,8 @@ from torch.testing import assert_close
 
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.ranks import Ranks
-from pipeline.methods.augmentation import Aba
-from pipeline.methods.augmentation.mixing import MixUp
+from pipeline.methods.augmentation import Aba, BoxDropout, InputDropout
+from pipeline.methods.augmentation.mixing import AttentiveCutMix, MixUp, SaliencyMix
 from pipeline.methods.augmentation.transforms import Crop, Flip
 from pipeline.methods.models import ResNet1dWang
 from pipeline.methods.models.windows import OverWindows
@@ -33,8 +33,12 @@ SETTINGS = {
     "adamw": Training(epochs=3, batch_size=7, optimizer="adamw", learning_rate=0.001, ema_decay=0.9),
     "one": Training(epochs=1, batch_size=1),
     "mixed": Training(epochs=2, batch_size=7, transforms=(Crop(padding_px=1), Flip()), mixing=MixUp(alpha=1.0), micro_batches=2),
+    "mixed by saliency": Training(epochs=2, batch_size=7, mixing=SaliencyMix(), micro_batches=2),
+    "mixed by cells": Training(epochs=2, batch_size=7, mixing=AttentiveCutMix(grid=3, k=2)),
     "part of it": Training(epochs=2, batch_size=7, trained_blocks=1, head_learning_rate=0.1),
     "guided": Training(epochs=2, batch_size=7, guide=Aba(strength=0.3, variant="mend"), micro_batches=2),
+    "hidden": Training(epochs=2, batch_size=7, guide=InputDropout(share=0.2, randomness=0.3, probability=0.7), micro_batches=2),
+    "boxes": Training(epochs=2, batch_size=7, guide=BoxDropout(k=3, fill="noise")),
     "in parts": Training(epochs=2, batch_size=7, micro_batches=3, class_weights="balanced"),
 }
 BATCH_NORM = ("sgd", "adamw", "one", "part of it")

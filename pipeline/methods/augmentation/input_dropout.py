@@ -1,0 +1,238 @@
+"""Guides that hide what the network looks at, or what it does not, before it learns: units of equal size, or a rectangle.
+
+B = batch, C = channels, H, W = pixels, T = steps, U = units of one sample. Signals (B, C, T) work like images; features (B, F) and tokens
+(B, L) are taken as one channel.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from pipeline.core.randomness import SampleStreams
+from pipeline.methods.augmentation.attributed import Looking, highest
+from pipeline.methods.augmentation.guide import Learner
+from pipeline.methods.lazy import torch
+from pipeline.methods.sample_streams import uniform_on
+from pipeline.methods.tasks import Kind
+from pipeline.methods.text import PADDING, UNKNOWN
+
+Fill = Literal["mean", "zero", "noise", "linear", "unknown"]
+FILLED: dict[Fill, tuple[Kind, ...]] = {
+    "mean": ("image", "signal"),
+    "zero": ("image", "signal", "features", "tokens"),
+    "noise": ("image", "signal"),
+    "linear": ("signal",),
+    "unknown": ("tokens",),
+}
+"""The samples that each fill is for."""
+
+
+class Hiding(Looking):
+    """Fields of what hides a part of a sample; not a rule itself."""
+
+    fill: Fill = "mean"
+    """What stands in its place. mean: the sample's own, channel by channel; zero: 0 of the normalised sample, of words the vector of
+    padding; noise: uniform between the sample's least and greatest value, channel by channel; linear: of signals, a line between the
+    values that stay on both sides; unknown: of words, the token of those that the vocabulary lacks."""
+    randomness: float = Field(default=0.0, ge=0, le=1)
+    """Share of a uniform random number in what units are put in order by, beside the attribution scaled to [0, 1]."""
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """See `Guide.kinds`."""
+        return FILLED[self.fill]
+
+    def scores(
+        self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams, size: int = 1, apart: bool = False
+    ) -> torch.Tensor:
+        """(B, C or 1, h, w) what units are put in order by, the mean over a unit's values; `size` places are one along each axis."""
+        if self.ranking == "random":
+            _, channels, *places = _placed(x_BCHW).shape
+            shape = (channels if apart else 1, *(-(-number // size) for number in places))
+            return uniform_on(x_BCHW.device, streams.named("ranking"), math.prod(shape)).view(-1, *shape)
+        phi_BCHW = _placed(self.attributed(x_BCHW, truth, learner=learner))
+        score_BUhw = _means_of_units(phi_BCHW if apart else phi_BCHW.sum(1, keepdim=True), size)
+        score_BUhw = -score_BUhw if self.ranking == "inverted" else score_BUhw
+        if not self.randomness:
+            return score_BUhw
+        noise_BU = uniform_on(x_BCHW.device, streams.named("ranking"), score_BUhw[0].numel())
+        return _scaled(score_BUhw).lerp(noise_BU.view_as(score_BUhw).to(score_BUhw.dtype), self.randomness)
+
+    def filled(self, x_BCHW: torch.Tensor, hidden_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
+        """The samples with what `fill` names where they are hidden."""
+        places = tuple(range(2, x_BCHW.ndim))
+        if self.fill == "linear":
+            return _bridged(x_BCHW, hidden_BCHW.expand_as(x_BCHW))
+        if self.fill == "mean":
+            return torch.where(hidden_BCHW, x_BCHW.mean(places, keepdim=True), x_BCHW)
+        if self.fill == "noise":
+            low_BC11, high_BC11 = x_BCHW.amin(places, keepdim=True), x_BCHW.amax(places, keepdim=True)
+            noise_BF = uniform_on(x_BCHW.device, streams.named("fill"), math.prod(x_BCHW.shape[1:]))
+            return torch.where(hidden_BCHW, low_BC11.lerp(high_BC11, noise_BF.view_as(x_BCHW).to(x_BCHW.dtype)), x_BCHW)
+        return x_BCHW.masked_fill(hidden_BCHW, {"zero": PADDING, "unknown": UNKNOWN}[self.fill])
+
+
+class HidingUnits(Hiding):
+    """Fields of what hides units of equal size; not a rule itself."""
+
+    share: float = Field(default=0.1, gt=0, le=1)
+    """Of a sample's units that is hidden, the first ones in order; at least one is. Padding counts as no unit."""
+    unit_size: int = Field(default=1, ge=1)
+    """Of a unit: pixels of its side, time steps, words or features. Units lie side by side; the last ones may be smaller."""
+    channels: Literal["together", "apart"] = "together"
+    """Whether a unit is all channels of its place, or one of them, such as a lead."""
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> HidingUnits:
+        if not self.kinds:
+            raise ValueError(f"fill {self.fill} is for words, which have no channels to be hidden apart; leave channels out")
+        return self
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """See `Guide.kinds`."""
+        return tuple(kind for kind in FILLED[self.fill] if self.channels == "together" or kind in ("image", "signal"))
+
+    def without_units(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
+        """The samples with their units hidden; those given stay as they are."""
+        placed_BCHW, size = _placed(x_BCHW), self.unit_size
+        apart = self.channels == "apart"
+        score_BUhw = self.scores(x_BCHW, truth, learner=learner, streams=streams, size=size, apart=apart)
+        there_BCHW = torch.ones_like(placed_BCHW[:, :1], dtype=torch.bool) if x_BCHW.is_floating_point() else placed_BCHW != PADDING
+        of_samples_BU = _means_of_units(there_BCHW.float(), size).gt(0).expand_as(score_BUhw).flatten(1)
+        num_B = of_samples_BU.sum(1)
+        number_B = (self.share * num_B.double()).round().clamp(min=1).minimum(num_B)
+        chosen_BU = highest(score_BUhw.flatten(1).masked_fill(~of_samples_BU, -torch.inf), number_B)
+        hidden_BCHW = _spread(chosen_BU.view_as(score_BUhw), size, places=placed_BCHW.shape[2:]) & there_BCHW
+        return self.filled(placed_BCHW, hidden_BCHW, streams=streams).view_as(x_BCHW)
+
+
+class InputDropout(HidingUnits):
+    """Hide a share of each sample's pixels, patches, segments or words, those that the network looks at most or least.
+
+    Relevance-guided input dropout after RelDrop (Gururaj et al. 2025, arXiv:2505.21595), which hides what is above a threshold and so
+    another number for each map; here the share is given, so that both controls hide as many. Its pixels: probability 0.3, randomness 0.3.
+    """
+
+    guide: Literal["input_dropout"] = "input_dropout"
+    probability: float = Field(default=1.0, gt=0, le=1)
+    """Of a sample to have units hidden."""
+    every: int = Field(default=1, ge=1)
+    """Acts in every n-th step; others are plain."""
+
+    def __call__(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
+        """See `Guide`."""
+        x_BCHW = x_BCHW.detach()
+        return _some(self.without_units(x_BCHW, truth, learner=learner, streams=streams), x_BCHW, self.probability, streams=streams)
+
+
+class BoxDropout(Hiding):
+    """Hide a rectangle about one of the pixels that the network looks at most or least (RelDrop's blocks, arXiv:2505.21595).
+
+    With ranking random it is Random Erasing (Zhong et al. 2017, arXiv:1708.04896). The rectangle lies within the image whole, so that it
+    is as large wherever its pixel lies.
+    """
+
+    guide: Literal["box_dropout"] = "box_dropout"
+    area: tuple[float, float] = Field(default=(0.02, 0.4), strict=False)
+    """Least and greatest share of the image, of which one is drawn, all alike."""
+    aspect: tuple[float, float] = Field(default=(0.3, 1 / 0.3), strict=False)
+    """Least and greatest height, in widths, of which one is drawn, its logarithms all alike."""
+    k: int = Field(default=1, ge=1)
+    """The rectangle lies about one of so many pixels, the first ones in order."""
+    probability: float = Field(default=0.5, gt=0, le=1)
+    """Of an image to have a rectangle hidden."""
+    every: int = Field(default=1, ge=1)
+    """Acts in every n-th step; others are plain."""
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> BoxDropout:
+        for name, (least, most), top in (("area", self.area, 1.0), ("aspect", self.aspect, math.inf)):
+            if not 0 < least <= most <= top:
+                raise ValueError(f"{name} must be 0 < least <= greatest{'' if top == math.inf else ' <= 1'}, got {least:g} and {most:g}")
+        return self
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """See `Guide.kinds`."""
+        return tuple(kind for kind in FILLED[self.fill] if kind == "image")
+
+    def __call__(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
+        """See `Guide`."""
+        x_BCHW = x_BCHW.detach()
+        height, width = x_BCHW.shape[2:]
+        size_B2, which_B = self._drawn(height, width, streams=streams)
+        order_BP = self.scores(x_BCHW, truth, learner=learner, streams=streams).flatten(1).argsort(dim=1, descending=True, stable=True)
+        pixel_B = order_BP.gather(1, torch.from_numpy(which_B).to(x_BCHW.device)[:, None])[:, 0]
+        centre_B2 = torch.stack([pixel_B // width, pixel_B % width], dim=1)
+        size_B2 = torch.from_numpy(size_B2).to(x_BCHW.device)
+        first_B2 = (centre_B2 - size_B2 // 2).clamp(min=0).minimum(torch.tensor([height, width], device=x_BCHW.device) - size_B2)
+        hidden_BHW = rectangles(first_B2, size_B2, height=height, width=width)
+        return _some(self.filled(x_BCHW, hidden_BHW[:, None], streams=streams), x_BCHW, self.probability, streams=streams)
+
+    def _drawn(self, height: int, width: int, *, streams: SampleStreams) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(B, 2) rows and columns of each rectangle, and (B,) which of the first pixels it lies about."""
+        area_B, aspect_B, which_B = streams.named("box").uniform(3).T
+        area_B = height * width * np.interp(area_B, (0, 1), self.area)
+        aspect_B = np.exp(np.interp(aspect_B, (0, 1), np.log(self.aspect)))
+        size_B2 = np.stack([np.sqrt(area_B * aspect_B), np.sqrt(area_B / aspect_B)], axis=1)
+        return size_B2.round().clip(1, (height, width)).astype(np.int64), (which_B * min(self.k, height * width)).astype(np.int64)
+
+
+def rectangles(first_B2: torch.Tensor, size_B2: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
+    """(B, H, W) true inside of each image's rectangle, which begins at a row and column and has so many of them."""
+    inside = []
+    for axis, places in enumerate((height, width)):
+        place_P, first_B1 = torch.arange(places, device=first_B2.device), first_B2[:, axis : axis + 1]
+        inside.append((place_P >= first_B1) & (place_P < first_B1 + size_B2[:, axis : axis + 1]))
+    return inside[0][:, :, None] & inside[1][:, None, :]
+
+
+def _some(changed_BCHW: torch.Tensor, x_BCHW: torch.Tensor, probability: float, *, streams: SampleStreams) -> torch.Tensor:
+    """Each sample changed with this probability, or as it is."""
+    is_changed_B = torch.from_numpy(streams.named("whether").uniform(1)[:, 0] < probability).to(x_BCHW.device)
+    return torch.where(is_changed_B.view(-1, *[1] * (x_BCHW.ndim - 1)), changed_BCHW, x_BCHW)
+
+
+def _placed(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Features and tokens as one channel, all else as it is."""
+    return x_BCHW[:, None] if x_BCHW.ndim == 2 else x_BCHW
+
+
+def _means_of_units(phi_BCHW: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, C, h, w) mean over units of `size` places along each axis, the last of which may be smaller."""
+    functional = torch.nn.functional
+    return (functional.avg_pool1d if phi_BCHW.ndim == 3 else functional.avg_pool2d)(phi_BCHW, size, ceil_mode=True)
+
+
+def _spread(chosen_BUhw: torch.Tensor, size: int, *, places: torch.Size) -> torch.Tensor:
+    """(B, C, H, W) true on each place of the chosen units."""
+    for axis, number in enumerate(places, start=2):
+        chosen_BUhw = chosen_BUhw.repeat_interleave(size, axis).narrow(axis, 0, number)
+    return chosen_BUhw
+
+
+def _scaled(score_BUhw: torch.Tensor) -> torch.Tensor:
+    """Each sample's scores from 0 to 1; 0 where all are equal."""
+    score_BU = score_BUhw.flatten(1)
+    low_B1, high_B1 = score_BU.amin(1, keepdim=True), score_BU.amax(1, keepdim=True)
+    return ((score_BU - low_B1) / (high_B1 - low_B1).clamp(min=torch.finfo(score_BU.dtype).tiny)).view_as(score_BUhw)
+
+
+def _bridged(x_BCT: torch.Tensor, hidden_BCT: torch.Tensor) -> torch.Tensor:
+    """Lines in place of what is hidden, level where they have one end, 0 where they have none."""
+    num_steps = x_BCT.shape[2]
+    step_T = torch.arange(num_steps, device=x_BCT.device)
+    before_BCT = torch.where(hidden_BCT, -1, step_T).cummax(2).values
+    behind_BCT = torch.where(hidden_BCT, num_steps, step_T).flip(2).cummin(2).values.flip(2)
+    first_BCT = torch.where(before_BCT < 0, behind_BCT, before_BCT)
+    last_BCT = torch.where(behind_BCT == num_steps, before_BCT, behind_BCT)
+    way_BCT = (step_T - first_BCT) / (last_BCT - first_BCT).clamp(min=1)
+    one_BCT, other_BCT = (x_BCT.gather(2, place_BCT.clamp(0, num_steps - 1)) for place_BCT in (first_BCT, last_BCT))
+    line_BCT = one_BCT.lerp(other_BCT, way_BCT.to(x_BCT.dtype)).masked_fill(hidden_BCT.all(2, keepdim=True), 0.0)
+    return torch.where(hidden_BCT, line_BCT, x_BCT)
