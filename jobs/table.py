@@ -17,6 +17,9 @@ class Table(Settings):
 
     control: str | None = None
     """Arm that the others are held against, unless they name their own; None shows no differences to it."""
+    upper: str | None = None
+    """Arm that shows how far the others could go, such as one trained without a shortcut: the table then says what share of the way from
+    its control to that arm each one closes. None shows no shares."""
     metrics: tuple[str, ...] = Field(default=(), min_length=1)
     """Columns of the summary, as `<split>.<metric>`; left out, the first metric of the first run on `test`. All metrics are in the Parquet
     and CSV files."""
@@ -35,8 +38,11 @@ class Table(Settings):
 def check_table(table: Table, runs: Sequence["Run"], *, where: str) -> None:
     """Refuse before anything runs what the tables would refuse after it."""
     arms = {run.arm for run in runs}
-    if table.control is not None and table.control not in arms:
-        raise SettingsError(f"{where}: table.control: unknown arm {table.control!r}{nearest(table.control, arms)}")
+    for name, arm in (("control", table.control), ("upper", table.upper)):
+        if arm is not None and arm not in arms:
+            raise SettingsError(f"{where}: table.{name}: unknown arm {arm!r}{nearest(arm, arms)}")
+    if table.upper is not None and (table.upper == table.control or not (table.control or any(run.control for run in runs))):
+        raise SettingsError(f"{where}: table.upper: a gap is between two arms; name another arm as table.control")
     _check_controls(runs, arms, where=where)
     measured = sorted({metric for run in runs for metric in run.config.evaluation.columns})
     splits = {split for run in runs for split in run.splits}

@@ -110,7 +110,7 @@ def _write_table(
     runs = _with_columns(runs, metrics)
     controls = {run["arm"]: run["control"] for run in planned if run["control"]}
     published = {run["arm"]: run["published"] for run in planned}
-    summary = summarise(runs, metrics=metrics, control=table["control"], controls=controls, published=published)
+    summary = summarise(runs, metrics=metrics, control=table["control"], controls=controls, upper=table.get("upper"), published=published)
     meta = meta if folder == Path() else {**meta, "part": ", ".join(folder.parts)}
     place = results_folder(plan, store) / folder
     paths = write_results(place, runs, summary=summary, meta=meta)

@@ -32,6 +32,42 @@ class Difference:
     num_pairs: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A ratio of two mean differences and its 95 % bootstrap interval; NaN where there are too few pairs, or nothing to divide by."""
+
+    mean: float = nan
+    low: float = nan
+    high: float = nan
+
+
+def gap_closed(values: Mapping[Unit, float], control: Mapping[Unit, float], upper: Mapping[Unit, float], *, seed: int = 0) -> Share:
+    """(values - control) / (upper - control), means over the units that all three have, with a percentile bootstrap over these.
+
+    Args:
+        values: {(seed, fold): metric} of one arm.
+        control: of the arm that it starts from: 0.
+        upper: of the arm that shows how far it could go: 1.
+        seed: of the resampling.
+
+    Returns:
+        No interval below two pairs, and where the gap itself is not on one side of 0 in 95 % of the resamples: a share of it says nothing.
+    """
+    units = sorted(values.keys() & control.keys() & upper.keys())
+    part_N, gap_N = (np.array([of[unit] - control[unit] for unit in units]) for of in (values, upper))
+    if not len(units) or gap_N.mean() == 0:
+        return Share()
+    mean = float(part_N.mean() / gap_N.mean())
+    drawn_RN = generator(seed, "bootstrap").integers(len(units), size=(NUM_RESAMPLES, len(units)))
+    part_R, gap_R = part_N[drawn_RN].mean(axis=1), gap_N[drawn_RN].mean(axis=1)
+    is_gap_R = gap_R * gap_N.mean() > 0
+    if len(units) == 1 or is_gap_R.mean() < CONFIDENCE:
+        return Share(mean=mean)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(part_R[is_gap_R] / gap_R[is_gap_R], [tail, 1 - tail])
+    return Share(mean=mean, low=float(low), high=float(high))
+
+
 def paired_difference(
     values: Mapping[Unit, float],
     control: Mapping[Unit, float],

@@ -11,6 +11,8 @@ differ in), `cost_s` where runs have costs (mean over the runs that are done), a
     .low .high             its 95 % bootstrap interval
     .t_low .t_high         its 95 % t interval, wider where runs differ in their folds (see `paired_difference`)
     .num_pairs             units that both have
+    .gap_closed            where there is an upper arm: (arm - compared_with) / (upper - compared_with)
+    .gap_low .gap_high     its 95 % bootstrap interval
     .published             what the work that the arm repeats has reported; NaN where nothing is given
 
 N = units found
@@ -23,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.settings import nearest
-from results.statistics import Difference, Unit, paired_difference
+from results.statistics import Difference, Share, Unit, gap_closed, paired_difference
 
 DONE = "done"
 COST = "cost.seconds"
@@ -35,6 +37,7 @@ def summarise(
     metrics: Sequence[str],
     control: str | None,
     controls: Mapping[str, str] | None = None,
+    upper: str | None = None,
     published: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pd.DataFrame:
     """Summarise runs by arm, in order of appearance.
@@ -46,6 +49,7 @@ def summarise(
         metrics: columns of runs to summarise; any column of numbers will do.
         control: label of the arm that the others are compared with; None for no comparison.
         controls: {arm: its control} where that is another one than `control`; an arm whose own has no runs is not compared.
+        upper: label of the arm that shows how far others could go; None for no share of that gap. Without runs it has no share to show.
         published: {arm: {metric: value}} that other work has reported.
 
     Raises:
@@ -55,7 +59,7 @@ def summarise(
     arms = list(runs["arm"].unique())
     wanted = {arm: (controls or {}).get(arm, control) for arm in arms if arm != control}
     others = {arm: other for arm, other in wanted.items() if other in arms}
-    rows = [_row(runs, arm, metrics=metrics, control=control, compared_with=others.get(arm)) for arm in arms]
+    rows = [_row(runs, arm, metrics=metrics, control=control, compared_with=others.get(arm), upper=upper) for arm in arms]
     for arm, row in zip(arms, rows, strict=True):
         row |= {f"{metric}.published": (published or {}).get(arm, {}).get(metric, nan) for metric in metrics}
     return pd.DataFrame(rows)
@@ -96,7 +100,9 @@ def _unit_name(unit: Unit, runs: pd.DataFrame) -> str:
     return f"seed {unit[0]}, fold {unit[1]}" if len(set(runs["fold"])) > 1 else f"seed {unit[0]}"
 
 
-def _row(runs: pd.DataFrame, arm: str, *, metrics: Sequence[str], control: str | None, compared_with: str | None) -> dict[str, object]:
+def _row(
+    runs: pd.DataFrame, arm: str, *, metrics: Sequence[str], control: str | None, compared_with: str | None, upper: str | None
+) -> dict[str, object]:
     of_arm = runs.loc[runs["arm"] == arm]
     num_folds = len(set(of_arm["fold"]))
     row: dict[str, object] = {"arm": arm, "control": arm == control, "compared_with": compared_with or "", "num_folds": num_folds}
@@ -104,9 +110,12 @@ def _row(runs: pd.DataFrame, arm: str, *, metrics: Sequence[str], control: str |
     for metric in metrics:
         values = found_values(runs, arm=arm, metric=metric)
         value_N = np.array(list(values.values()))
-        compared = Difference()
+        compared, share = Difference(), Share()
         if compared_with is not None:
-            compared = paired_difference(values, found_values(runs, arm=compared_with, metric=metric), overlap=overlap)
+            start = found_values(runs, arm=compared_with, metric=metric)
+            compared = paired_difference(values, start, overlap=overlap)
+            if upper not in (None, arm):
+                share = gap_closed(values, start, found_values(runs, arm=upper, metric=metric))
         row |= {
             f"{metric}.mean": value_N.mean() if len(values) else nan,
             f"{metric}.sd": value_N.std(ddof=1) if len(values) > 1 else nan,
@@ -119,6 +128,8 @@ def _row(runs: pd.DataFrame, arm: str, *, metrics: Sequence[str], control: str |
             f"{metric}.t_high": compared.t_high,
             f"{metric}.num_pairs": compared.num_pairs,
         }
+        if upper is not None:
+            row |= {f"{metric}.gap_closed": share.mean, f"{metric}.gap_low": share.low, f"{metric}.gap_high": share.high}
     if COST in runs:
         row["cost_s"] = of_arm.loc[of_arm["state"] == DONE, COST].astype(float).mean()
     return row

@@ -97,6 +97,8 @@ def _unit(column: str, metrics: list[str]) -> dict[str, str]:
         return {"unit": "s"}
     if before in metrics and last in ("n_found", "n_expected", "num_pairs"):
         return {"unit": "count"}
+    if before in metrics and last.startswith("gap_"):
+        return {"unit": "fraction of the gap"}
     if before in metrics:
         column = before
     # A setting may be called like a metric: evaluation.top_k is no fraction. Metrics begin with the name of a split.

@@ -283,6 +283,14 @@ REFUSED = {
         "experiment: e\nsweep: {list: [{arm: plain}, {arm: top, rounds: 2}]}\ntable: {control: plan}",
         r"table\.control: unknown arm 'plan' \(nearest: plain; valid: plain, top\)",
     ),
+    "an unknown arm as upper reference": (
+        "experiment: e\nsweep: {list: [{arm: plain}, {arm: top, rounds: 2}]}\ntable: {control: plain, upper: tip}",
+        r"table\.upper: unknown arm 'tip' \(nearest: top; valid: plain, top\)",
+    ),
+    "a gap of one arm": (
+        "experiment: e\nsweep: {list: [{arm: plain}, {arm: top, rounds: 2}]}\ntable: {upper: top}",
+        r"table\.upper: a gap is between two arms; name another arm as table\.control",
+    ),
     "an unknown arm as control of an arm": (
         "experiment: e\nsweep: {list: [{arm: plain}, {arm: top, rounds: 2, control: plan}]}",
         r"sweep: control: unknown arm 'plan' \(nearest: plain; valid: plain, top\)",

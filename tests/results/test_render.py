@@ -157,6 +157,16 @@ def test_published_values_stand_beside_ours_in_a_column_of_their_own(sweep):
     assert "ublished" not in to_markdown(without)
 
 
+def test_the_share_of_the_gap_that_is_closed_has_a_column_of_its_own_and_a_sentence(sweep):
+    arms = list(sweep["arm"].unique())
+    summary = summarise(sweep, metrics=METRICS, control=arms[0], upper=arms[1])
+    for text in (printed(summary), to_markdown(summary), to_latex(summary)):
+        assert text.count("closed") >= 2
+        assert "of the way from the control to the upper reference" in " ".join(text.split())
+    assert max(map(len, printed(summary).splitlines())) <= 120
+    assert "gap" not in to_markdown(summarise(sweep, metrics=METRICS, control=arms[0]))
+
+
 def test_markdown_is_a_table_of_equal_width_rows(sweep):
     summary = summarise(sweep, metrics=METRICS, control="none")
     lines = to_markdown(summary, notes=incomplete_runs(sweep)).splitlines()

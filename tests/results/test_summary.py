@@ -33,6 +33,36 @@ def test_mean_sd_and_paired_difference_by_hand():
     assert (row["n_found"], row["n_expected"], row["num_pairs"]) == (3, 3, 3)
 
 
+def share_of(runs, arm, **given):
+    summary = summarise(runs, metrics=["test.accuracy"], control="plain", upper="clean", **given).set_index("arm")
+    return tuple(summary.loc[arm, [f"test.accuracy.gap_{part}" for part in ("closed", "low", "high")]])
+
+
+def test_the_share_of_the_gap_is_a_ratio_of_mean_differences_by_hand():
+    # Differences .25 and .5 to plain, where clean has .5 and .75: 3/5, and by seed 1/2 and 2/3.
+    runs = runs_of(plain=[0.25, 0.25], guided=[0.5, 0.75], clean=[0.75, 1.0])
+    assert share_of(runs, "guided") == pytest.approx((3 / 5, 1 / 2, 2 / 3))
+    assert all(map(isnan, share_of(runs, "plain")))
+    assert all(map(isnan, share_of(runs, "clean")))
+
+
+def test_the_gap_of_an_arm_begins_at_its_own_control():
+    runs = runs_of(plain=[0.0, 0.0], longer=[0.5, 0.5], guided=[0.75, 0.75], clean=[1.0, 1.0])
+    assert share_of(runs, "guided")[0] == 0.75
+    assert share_of(runs, "guided", controls={"guided": "longer"})[0] == 0.5
+
+
+def test_a_gap_that_may_be_none_has_a_share_without_an_interval():
+    runs = runs_of(plain=[0.5, 0.5, 0.5], guided=[0.6, 0.6, 0.6], clean=[0.9, 0.3, 0.5])
+    share, low, high = share_of(runs, "guided")
+    assert share == pytest.approx(1.5)
+    assert isnan(low)
+    assert isnan(high)
+    assert all(map(isnan, share_of(runs_of(plain=[0.5], guided=[0.6], clean=[0.5]), "guided")))
+    assert share_of(runs_of(plain=[0.5], guided=[0.75], clean=[1.0]), "guided")[0] == 0.5
+    assert all(map(isnan, share_of(runs_of(plain=[0.5], guided=[0.75]), "guided")))
+
+
 def test_arms_stay_in_order_of_appearance():
     summary = summarise(runs_of(zebra=[1.0], ape=[2.0], mole=[3.0]), metrics=["test.accuracy"], control="ape")
     assert list(summary["arm"]) == ["zebra", "ape", "mole"]

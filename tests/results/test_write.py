@@ -34,11 +34,12 @@ def test_the_tables_hold_what_went_in(sweep, tmp_path):
 
 
 def test_the_parquet_files_carry_units_and_what_they_are_of(sweep, tmp_path):
-    write_results(tmp_path, sweep, summary=summarise(sweep, metrics=["test.nll"], control="none"), meta=META)
+    write_results(tmp_path, sweep, summary=summarise(sweep, metrics=["test.nll"], control="none", upper="same compute"), meta=META)
     schema = pq.read_schema(tmp_path / "summary.parquet")
     unit = {name: (schema.field(name).metadata or {}).get(b"unit") for name in schema.names}
     assert (unit["arm"], unit["cost_s"]) == (None, b"s")
     assert (unit["test.nll.t_low"], unit["test.nll.n_found"]) == (b"nats", b"count")
+    assert unit["test.nll.gap_closed"] == b"fraction of the gap"
     rows = pq.read_schema(tmp_path / "results.parquet")
     assert rows.field("test.accuracy").metadata == {b"unit": b"fraction of samples"}
     assert rows.field("cost.samples_seen").metadata == {b"unit": b"samples"}
