@@ -75,6 +75,12 @@ class Cluster:
         rows = sorted(line.split("|") for line in self.run("sacct", *columns).splitlines())
         return [(state.split()[0], nodes) for _, state, nodes in rows]
 
+    def times(self, *job_ids: str) -> dict[str, tuple[str, str]]:
+        """{'7_0': (start, end)} of jobs and array elements that have ended, to the second; such times sort as text."""
+        columns = ("--allocations", "--noheader", "--parsable2", "--format=JobID,Start,End", f"--jobs={','.join(job_ids)}")
+        rows = (line.split("|") for line in self.run("sacct", *columns).splitlines())
+        return {job: (start, end) for job, start, end in rows}
+
     def tasks(self, element: str) -> dict[int, int]:
         """{rank: process id} of the processes that srun started for an element and that are alive, on any node."""
         array, index = element.split("_")

@@ -2,11 +2,12 @@
 
 import contextlib
 import re
+import signal
 
 import pytest
 
 from tests.slurm.conftest import WAIT_S
-from tests.slurm.support import CHECKPOINT, stops
+from tests.slurm.support import CHECKPOINT, is_pending, resumptions, stops
 
 pytestmark = pytest.mark.slurm
 
@@ -50,20 +51,27 @@ def at_work(user):
 
 
 @pytest.mark.parametrize("backend", ["slurm", "submitit"])
-def test_a_cancelled_run_leaves_a_checkpoint_and_the_others_finish_and_retry_carries_it_on(user, cluster, study, backend):
-    user.attrain("submit", study, f"--backend={backend}")
-    cluster.wait_until(lambda: list(user.store.glob(f"pretrain/*.partial/*/{CHECKPOINT}")))  # The quick one leaves none.
-    printed = user.attrain("cancel", "study", "--run", "endless/seed=0")
-    states = user.wait("study")
+def test_a_cancelled_run_leaves_a_checkpoint_and_the_others_finish_and_retry_carries_it_on(user, cluster, long, assert_same, backend):
+    user.attrain("submit", long, f"--backend={backend}")
+    cancelled = f"{user.submissions('long')[0]['pretrain-0']}_1"
+    with user.frozen("pretrain", 2, after=CHECKPOINT) as at_work:
+        process = user.start("cancel", "long", "--run", "base/seed=1")
+        cluster.wait_until(lambda: user.told_to_stop([cancelled]) or is_pending(signal.SIGUSR2, at_work[cancelled]))
+    printed, _ = process.communicate(timeout=WAIT_S)
+    states = user.wait("long")
 
     assert "cancelled 2 jobs: 1 that waited, 1 at work that stopped when asked" in printed
-    assert user.states("study", code=1)["evaluate"] == {"done": 1, "blocked": 1}
-    assert len(stops(user.printed("pretrain-1", "study"))) == 1
+    assert user.states("long", code=1)["evaluate"] == {"done": 1, "blocked": 1}
+    assert len(stops(user.printed("pretrain-1"))) == 1
     assert cluster.squeue() == {}
-    assert states[user.submissions("study")[0]["collect"]] == "COMPLETED"
-    told = user.attrain("retry", "study", "--dry-run")
+    assert states[user.submissions("long")[0]["collect"]] == "COMPLETED"
+    told = user.attrain("retry", "long", f"--backend={backend}")
     assert re.search(r"^pretrain-1 [0-9a-f]{16}  cancelled +run again$", told, flags=re.MULTILINE)
-    assert len(user.submissions("study")) == 1
+    again = user.submissions("long")[1]
+    states = user.wait("long")
+    assert {state for job, state in states.items() if job.split("_")[0] in again.values()} == {"COMPLETED"}
+    assert resumptions(user.printed("pretrain-1")) == stops(user.printed("pretrain-1"))
+    assert_same(user)
 
 
 def test_what_does_not_stop_when_asked_is_ended_after_the_wait(user, cluster, study):
