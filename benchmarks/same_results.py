@@ -63,7 +63,7 @@ def _artifact(store: Path, name: str) -> dict[str, Any]:
 
 
 def _points(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """{tag: (step, value)} of events files, whose bytes and names tell time, host and process."""
+    """{tag: (step, value)} of events files, to name what differs in them."""
     if not folder.exists():
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

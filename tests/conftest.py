@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 LONGEST_FIRST = (
     "test_failures",
     "test_sweeps",
+    "test_kills",
     "test_wrapping",
     "test_cancel_and_retry",
     "test_time_limit",

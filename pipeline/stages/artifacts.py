@@ -282,9 +282,10 @@ def write_model(
     origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Weights, what is needed to build the network again and to feed it, how training went, and `origin`: what it was given at first."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "weights.safetensors")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    (folder / "weights.safetensors").write_bytes(save(tensors))  # save_file would give it the mode 0600, also in a store of a group.
     # With the facts of its data: whoever has the folder can build the network and feed it.
     write_json(folder / "model.json", {"model": plain(settings), "data": asdict(facts)} | ({"weights": origin} if origin else {}))
     write_vocabulary(folder, vocabulary)

@@ -38,13 +38,24 @@ def damage(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
-def test_truncated_artifacts_are_set_aside_and_made_anew_by_the_same_command(tiny, undisturbed, finished):
-    damaged = {steps_of("prepare", finished)[0]: "samples.npy", steps_of("evaluate", finished)[0]: "predictions.parquet"}
+LARGEST_FILES = {
+    "prepare": "samples.npy",
+    "pretrain": "weights.safetensors",
+    "attribute": "attributions.npy",
+    "augment": "samples.npy",
+    "retrain": "weights.safetensors",
+    "evaluate": "predictions.parquet",
+}
+
+
+def test_truncated_artifacts_of_all_stages_are_set_aside_and_made_anew_by_the_same_command(tiny, undisturbed, finished):
+    assert list(LARGEST_FILES) == STAGE_NAMES
+    damaged = {steps_of(stage, finished)[0]: file for stage, file in LARGEST_FILES.items()}
     for name, file in damaged.items():
         damage(finished / name / file)
     found = attrain("verify", store=finished)
     assert found.returncode == 1
-    assert f"{NUM_STEPS} artifacts, 2 not as recorded" in found.stdout
+    assert f"{NUM_STEPS} artifacts, {len(damaged)} not as recorded" in found.stdout
     broken = attrain("collect", "tiny", "--strict", store=finished)
     assert broken.returncode == 1
     assert "Incomplete: 1 of 6 runs not done" in broken.stdout
@@ -52,7 +63,7 @@ def test_truncated_artifacts_are_set_aside_and_made_anew_by_the_same_command(tin
     done = submit(tiny, store=finished)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 to run" in done.stdout
+    assert f"{len(damaged)} to run" in done.stdout
     for name, file in damaged.items():
         assert f"{finished / name / file} has " in done.stdout
         (aside,) = (finished / name).parent.glob("*.broken-*")

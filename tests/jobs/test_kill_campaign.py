@@ -40,7 +40,7 @@ def change_csv(store):
 
 
 def last_point_more(store):
-    """TensorBoard files differ in their bytes in any case: what counts are the points."""
+    """A point that the undisturbed training does not have."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(store / steps_of("retrain", store)[0] / "tensorboard")) as writer:

@@ -113,6 +113,63 @@ def test_the_first_rank_tells_the_exit_code_before_any_rank_ends(planned, tmp_pa
     assert [printed.splitlines()[-1] for _, printed in ended] == ["told 0", "told 0"]
 
 
+HELD_BACK = """
+import dataclasses, functools, os, sys, time
+from pathlib import Path
+import torch
+from jobs import run
+from jobs.cli import main
+from pipeline.core.store import Attempt
+
+events, is_first = Path(sys.argv.pop(1)), os.environ["SLURM_PROCID"] == "0"
+named, publish, all_reduce = run.stage_named, Attempt.publish, torch.distributed.all_reduce
+
+def tell(event):
+    with events.open("a") as file:  # One short line after the other, whichever process writes it.
+        file.write(event + "\\n")
+
+def told_all_reduce(*given):
+    torch.distributed.all_reduce = all_reduce
+    tell("the first rank waits for the other")
+    return all_reduce(*given)
+
+def told_publish(attempt, facts):
+    tell("the record is written")
+    publish(attempt, facts)
+
+def with_a_slower_rank(name):
+    stage = named(name)
+
+    @functools.wraps(stage.run)
+    def work(*given, **settings):
+        stage.run(*given, **settings)
+        if is_first:
+            torch.distributed.all_reduce = told_all_reduce
+            return
+        while not events.exists():  # Until the first rank has nothing more to do by itself.
+            time.sleep(0.01)
+        tell("the other has done its work")
+
+    return dataclasses.replace(stage, run=work)
+
+run.stage_named, Attempt.publish = with_a_slower_rank, told_publish
+main()
+"""
+
+
+def test_the_record_is_written_only_when_the_slowest_rank_has_done_its_work(planned, tmp_path):
+    plan, store = planned
+    step = ["run", "--plan", plan.folder, "--stage", "pretrain", "--index", str(GOOD), "--store", store.root]
+    ended = on_ranks([sys.executable, "-c", HELD_BACK, tmp_path / "events", *step], RANKS)
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert (tmp_path / "events").read_text().splitlines() == [
+        "the first rank waits for the other",
+        "the other has done its work",
+        "the record is written",
+    ]
+    assert is_done(planned, GOOD)
+
+
 def test_two_ranks_do_steps_in_one_process_group_label_every_line_and_end_together_when_one_fails(planned):
     found = on_two_ranks(planned, "--index", str(GOOD), "--index", str(DIVERGING), "--index", str(OTHER))
     assert [code for code, _ in found] == [FAILED, FAILED]

@@ -36,6 +36,13 @@ FILES = {
 """(stage, version): names in its artifact. Where this changes the version has to: an older artifact would be found under the key."""
 
 
+def test_no_file_of_an_artifact_is_closed_to_those_that_its_folder_is_open_to(finished, tmp_path):
+    (tmp_path / "plain").touch()
+    files = [path for stage in STAGES for path in finished.store.root.glob(f"{stage.name}/*/**/*") if path.is_file()]
+    assert files
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "plain").stat().st_mode}
+
+
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_the_files_of_an_artifact_are_those_of_its_stages_version(finished, stage):
     folder = finished.folder("append", stage.name)

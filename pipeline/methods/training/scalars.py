@@ -24,10 +24,22 @@ def scalars(context: Context) -> Iterator[Scalars]:
 
 
 def write_history(folder: Path, history: Iterable[Mapping[str, float]]) -> None:
-    """Write all rows to `folder/tensorboard`: scratch goes when the artifact is published, and holds one attempt's rows only."""
-    with _scalars_in(folder / FOLDER) as write:
+    """Write all rows to `folder/tensorboard`: scratch goes when the artifact is published, and holds one attempt's rows only.
+
+    Equal histories give equal bytes, without the clock and the process that SummaryWriter puts in: a model that is made anew would
+    otherwise be another than the one that attributions and evaluations were made of.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] - protobuf makes it at run time
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    (folder / FOLDER).mkdir(exist_ok=True)
+    with (folder / FOLDER / "events.out.tfevents.history").open("wb") as file:
+        writer = RecordWriter(file)
+        writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
         for row in history:
-            write(row)
+            values = [Summary.Value(tag=f"training/{name}", simple_value=value) for name, value in row.items()]
+            writer.write(Event(wall_time=0.0, step=int(row["step"]), summary=Summary(value=values)).SerializeToString())
 
 
 @contextmanager
