@@ -1,7 +1,8 @@
 """`attrain methods`: what an experiment file can name, read from the settings classes themselves."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -81,5 +82,17 @@ def _default(info: FieldInfo) -> str:
 
 
 def _one_of(annotation: Any) -> str:
-    names = get_args(annotation) if get_origin(annotation) is Literal else members(annotation)
-    return f" (one of {', '.join(map(str, names))})" if len(names) > 1 else ""
+    """What may stand there: words, tags, and the fields of settings that have no tag, such as {file, sha256}."""
+    names = [name for part in _parts(annotation) for name in (get_args(part) if get_origin(part) is Literal else members(part))]
+    forms = [f"{{{', '.join(part.model_fields)}}}" for part in _parts(annotation) if _is_untagged(part)]
+    found = [*map(str, names), *forms]
+    return f" ({'one of' if len(found) > 1 else 'or'} {', '.join(found)})" if len(names) > 1 or forms else ""
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """Those of a union, or the one that it is."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _is_untagged(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel) and tag(annotation) is None

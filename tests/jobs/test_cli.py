@@ -244,6 +244,13 @@ def test_methods_lists_every_choice_with_its_settings_and_defaults(say):
             assert f"      {name}: " in output
 
 
+def test_methods_shows_settings_that_have_no_name_by_their_fields(say):
+    code, output, _ = say("methods", "model")
+    assert code == 0
+    weights = {line.split("  Weights")[0].strip() for line in output.splitlines() if line.startswith("      weights: ")}
+    assert weights == {"weights: None (or {file, sha256})", "weights: None (one of torchvision, {file, sha256})"}
+
+
 def test_a_dry_run_tells_stages_keys_and_edges_and_changes_nothing(say, tmp_path):
     code, output, _ = say("submit", "quickstart", "--dry-run", "--backend", "local")
     assert code == 0

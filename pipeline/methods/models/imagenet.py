@@ -30,7 +30,7 @@ class ImagenetModel(Settings):
     """File of the weights IMAGENET1K_V1; its name ends in the first digits of its sha256."""
     weights: Literal["torchvision"] | WeightFile | None = None
     """Weights to begin with: torchvision, those that it publishes for ImageNet (IMAGENET1K_V1), for images of three channels, out of its
-    cache (TORCH_HOME/hub/checkpoints; nothing is downloaded); or {file: PATH}. None draws fresh ones."""
+    cache (TORCH_HOME/hub/checkpoints; nothing is downloaded); or {file: PATH, sha256: DIGITS}. None draws fresh ones."""
 
 
 class TorchvisionModel(ImagenetModel):

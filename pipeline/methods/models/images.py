@@ -19,7 +19,7 @@ class ImageModel(Settings):
 
     kinds: ClassVar[tuple[Kind, ...]] = ("image",)
     weights: WeightFile | None = None
-    """Weights to begin with, {file: PATH}; None draws fresh ones."""
+    """Weights to begin with, {file: PATH, sha256: DIGITS}; None draws fresh ones."""
 
 
 class SmallCnn(ImageModel):
