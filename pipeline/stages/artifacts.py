@@ -1,8 +1,8 @@
 """What the stages hand one another: the files of each artifact, written and read in one place.
 
 prepare:   index.parquet (INDEX), samples.npy (see tasks.FORMS), dataset.json; values.npy (float32, N K) where samples have labels or
-           values, masks.npy (bool, N H W) where the data set has masks; of text vocabulary.txt, a word a line, and vectors.npy
-           (float32, V E) where words have some
+           values, masks.npy (bool, N H W; of signals N T, of text N L) where the data set has masks; of text vocabulary.txt, a word a
+           line, and vectors.npy (float32, V E) where words have some
 pretrain, retrain: weights.safetensors, model.json (settings, facts of the data, file and sha256 of given weights), history.json,
            tensorboard/ (the history, as TensorBoard scalars); of text vocabulary.txt
 attribute: attributions.npy (float32, one row a row of the table), attributed.parquet (ATTRIBUTED)
@@ -154,7 +154,7 @@ class Prepared:
 
     @cached_property
     def masks(self) -> NDArray[np.bool_] | None:
-        """(N, H, W) where what tells the class is known to lie; row i is sample_id i. None where the data set has none."""
+        """Where what tells the class is known to lie, as in `Samples`; row i is sample_id i. None where the data set has none."""
         path = self.folder / "masks.npy"
         return read_array(path) if path.exists() else None
 
