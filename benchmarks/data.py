@@ -64,7 +64,7 @@ def our_batches(data: SampleSet, transforms: tuple[Transform, ...]) -> Iterator[
     settings = Training(epochs=1000, batch_size=BATCH_SIZE, transforms=transforms)
     batches = Batches(data=data, settings=settings, seed=0, round=0, num_extra=0, device="cpu")
     for step, batch_PB in enumerate(batches.after(0)):
-        yield batches.inputs(batch_PB, step=step)[0]
+        yield batches.inputs(batch_PB, step=step, model=torch.nn.Identity())[0]
 
 
 def their_batches(images: torch.utils.data.Dataset) -> Iterator[torch.Tensor]:

@@ -13,6 +13,7 @@ from pipeline.methods.augmentation.aba import Aba
 from pipeline.methods.augmentation.change import Changer, NoAugmentation, ReplaceBottom, ReplaceRandom, ReplaceTop, SameCompute
 from pipeline.methods.augmentation.guide import Noise
 from pipeline.methods.augmentation.input_dropout import BoxDropout, InputDropout
+from pipeline.methods.augmentation.keep_augment import SelectiveCut, SelectivePaste
 from pipeline.methods.augmentation.select import ClassBalanced, Misclassified, RandomFraction, SelectAll, Selector, Worst
 
 Selection = Annotated[
@@ -25,7 +26,7 @@ Augmentation = Annotated[
     Field(discriminator="rule"),
 ]
 
-Guidance = Annotated[Aba | InputDropout | BoxDropout | Noise, Field(discriminator="guide")]
+Guidance = Annotated[Aba | InputDropout | BoxDropout | SelectiveCut | SelectivePaste | Noise, Field(discriminator="guide")]
 
 SELECTIONS = tuple(members(Selection).values())
 AUGMENTATIONS = tuple(members(Augmentation).values())
@@ -52,6 +53,8 @@ __all__ = [
     "SameCompute",
     "SelectAll",
     "Selection",
+    "SelectiveCut",
+    "SelectivePaste",
     "Selector",
     "Worst",
 ]

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from pipeline.core.context import Context, StopRequested
 from pipeline.core.ranks import Ranks
-from pipeline.methods.augmentation import Aba, BoxDropout, InputDropout
+from pipeline.methods.augmentation import Aba, BoxDropout, InputDropout, SelectiveCut, SelectivePaste
 from pipeline.methods.augmentation.mixing import AttentiveCutMix, MixUp, SaliencyMix
 from pipeline.methods.augmentation.transforms import Crop, Flip
 from pipeline.methods.models import ResNet1dWang
@@ -39,6 +39,8 @@ SETTINGS = {
     "guided": Training(epochs=2, batch_size=7, guide=Aba(strength=0.3, variant="mend"), micro_batches=2),
     "hidden": Training(epochs=2, batch_size=7, guide=InputDropout(share=0.2, randomness=0.3, probability=0.7), micro_batches=2),
     "boxes": Training(epochs=2, batch_size=7, guide=BoxDropout(k=3, fill="noise")),
+    "kept": Training(epochs=2, batch_size=7, guide=SelectiveCut(size_px=3), micro_batches=2),
+    "pasted": Training(epochs=2, batch_size=7, guide=SelectivePaste(size_px=3, transforms=(Crop(padding_px=1), Flip()))),
     "in parts": Training(epochs=2, batch_size=7, micro_batches=3, class_weights="balanced"),
 }
 BATCH_NORM = ("sgd", "adamw", "one", "part of it")
