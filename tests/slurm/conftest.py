@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -180,6 +180,8 @@ class User:
     cluster: Cluster
     checkout: Path
     store: Path
+    groups: Sequence[int] | None = None
+    """Ids of the groups that they are in besides their own; None is those of this process."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -195,6 +197,7 @@ class User:
             command,
             cwd=self.checkout,
             env=self.env | variables,
+            extra_groups=self.groups,
             text=True,
             stdout=stdout,
             stderr=subprocess.STDOUT,

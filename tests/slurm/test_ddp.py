@@ -121,14 +121,17 @@ def test_two_nodes_that_are_preempted_and_then_killed_at_work_resume_and_give_th
     assert_weights_of_one_rank(user, one_rank, num_models=1)
 
 
-@pytest.mark.parametrize("starter", ["torchrun", "srun --ntasks=1 torchrun"])
-def test_torchrun_inside_an_allocation_starts_the_ranks_of_a_step(user, cluster, long, one_rank, starter):
-    user.attrain("plan", long, *SHORT, *ONE_RUN, *TWO_RANKS)
+def test_two_steps_that_torchrun_starts_inside_allocations_at_once_on_one_node_do_not_meet(user, cluster, long, one_rank):
+    user.attrain("plan", long, *SHORT, *TWO_RANKS)
     plan = user.plan("long")
     user.attrain("run", "--plan", str(plan), "--stage", "prepare", "--index", "0")
-    step = f"{starter} --standalone --nproc-per-node=2 -m jobs run --plan '{plan}' --stage pretrain --index 0"
-    job = user.sbatch("--ntasks=1", "--cpus-per-task=2", "--wrap", step)
+    step = f"--standalone --nproc-per-node=2 -m jobs run --plan '{plan}' --stage pretrain --index"
+    options = ("--ntasks=1", "--cpus-per-task=2", "--nodelist=node1", "--wrap")
+    starters = ("torchrun", "srun --ntasks=1 torchrun")
+    jobs = [user.sbatch(*options, f"{starter} {step} {index}") for index, starter in enumerate(starters)]
+    with user.frozen("pretrain", 2) as at_work:
+        assert set(at_work) == set(jobs)
 
-    assert cluster.wait(job) == {job: "COMPLETED"}, (user.store.parent / f"{job}.log").read_text()
+    assert cluster.wait(*jobs) == dict.fromkeys(jobs, "COMPLETED"), [(user.store.parent / f"{job}.log").read_text() for job in jobs]
     assert_number_of_processes(user, 2, stages=("pretrain",))
-    assert_weights_of_one_rank(user, one_rank, num_models=1)
+    assert_weights_of_one_rank(user, one_rank)

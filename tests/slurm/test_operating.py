@@ -141,7 +141,10 @@ def test_the_tables_hold_what_a_run_used(watched):
 
     user, _ = watched
     user.attrain("collect", "watched")
-    runs = pd.read_parquet(user.store / "results" / "watched" / "results.parquet")
+    folder = user.store / "results" / "watched"
+    runs, text = pd.read_parquet(folder / "results.parquet"), pd.read_csv(folder / "results.csv")
+    used = ["cost.cpu_efficiency", "cost.max_memory_mb"]
+    pd.testing.assert_frame_equal(text[used], runs[used])
     assert runs["cost.cpu_efficiency"].between(0.01, 2).all()
     assert (runs["cost.max_memory_mb"] > 50).all()
     assert "cost.gpu_utilisation" not in runs

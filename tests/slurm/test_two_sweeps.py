@@ -1,6 +1,10 @@
-"""Two sweeps that share steps, submitted at the same moment into one store."""
+"""Two sweeps that share steps, one of them twice, submitted at the same moment into one store that a group shares."""
 
+import dataclasses
+import grp
+import os
 import re
+import stat
 from collections import Counter
 
 import pytest
@@ -26,21 +30,22 @@ EXPERIMENTS = {
     "highest": f"experiment: highest{COMMON}    - {{arm: highest, augmentation: {{rule: replace_top}}}}\n  seed: [0, 1]\n",
     "lowest": f"experiment: lowest{COMMON}    - {{arm: lowest, augmentation: {{rule: replace_bottom}}}}\n  seed: [0, 1]\n",
 }
+OTHER_GROUP = next(group for group in grp.getgrall() if group.gr_gid != os.getegid())
 NUM_STEPS = {"prepare": 1, "pretrain": 2, "attribute": 2, "augment": 4, "retrain": 4, "evaluate": 6}
 """Of both together: they share the data, the trained models with their evaluation, and the attributions."""
 
 
 @pytest.fixture(scope="module")
 def both(new_user, tmp_path_factory):
-    """Who submitted both at once, and who ran one after the other on this machine, when all has ended."""
-    together, apart = new_user(), new_user()
+    """Who submitted both at once, one of them twice, and who ran one after the other on this machine, when all has ended."""
+    together, apart = dataclasses.replace(new_user(), groups=[OTHER_GROUP.gr_gid]), new_user()
     folder = tmp_path_factory.mktemp("experiments")
     for name, text in EXPERIMENTS.items():
         (folder / f"{name}.yaml").write_text(text)
     paths = [str(folder / f"{name}.yaml") for name in EXPERIMENTS]
-    submissions = [together.start("submit", path) for path in paths]
+    submissions = [together.start("submit", path, "--shared-group", OTHER_GROUP.gr_name) for path in (*paths, paths[0])]
     printed = [process.communicate(timeout=WAIT_S)[0] for process in submissions]
-    assert [process.returncode for process in submissions] == [0, 0], printed
+    assert [process.returncode for process in submissions] == [0, 0, 0], printed
     for path in paths:
         apart.attrain("submit", path, "--backend=local")
     states = {name: together.wait(name) for name in EXPERIMENTS}
@@ -69,3 +74,17 @@ def test_the_results_are_those_of_one_after_the_other(both):
     found = compare(apart.store, together.store)
 
     assert (len(found.artifacts), len(found.tables), found.problems) == (sum(NUM_STEPS.values()), 8, [])
+
+
+def test_all_that_submissions_and_tasks_left_in_the_store_is_open_to_its_group_alone(both):
+    together, _, _ = both
+    facts = {path: path.lstat() for path in (together.store, *together.store.rglob("*"))}
+    wrong = {
+        path: (stat.filemode(found.st_mode), found.st_gid)
+        for path, found in facts.items()
+        if (stat.S_IMODE(found.st_mode), found.st_gid) != (0o2770 if path.is_dir() else 0o660, OTHER_GROUP.gr_gid)
+    }
+
+    assert {"record.json", "results.parquet"} <= {path.name for path in facts}
+    assert any(path.match("plans/*/logs/slurm/*.log") for path in facts)
+    assert wrong == {}
