@@ -16,6 +16,7 @@ from pydantic import Field
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
+from pipeline.methods.augmentation.rectangles import rectangles
 from pipeline.methods.lazy import torch
 from pipeline.methods.tasks import Kind
 
@@ -76,16 +77,10 @@ class CutMix(Mix):
 
     def __call__(self, x_BCHW: torch.Tensor, other_BCHW: torch.Tensor, *, streams: SampleStreams) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Mixer`. The share is that of the pixels that were kept: less of a rectangle counts that the border cuts off."""
-        side_B, centre_B2 = np.sqrt(1.0 - self.shares(streams)), streams.named("place").uniform(2)
-        rows_BH, columns_BW = (_extents(size, side_B, centre_B) for size, centre_B in zip(x_BCHW.shape[2:], centre_B2.T, strict=True))
-        cut_BHW = torch.from_numpy(rows_BH[:, :, None] & columns_BW[:, None, :]).to(x_BCHW.device)
+        side_B2 = np.sqrt(1.0 - self.shares(streams))[:, None] * np.array(x_BCHW.shape[2:])
+        even_B2 = side_B2.astype(np.int64) // 2 * 2  # As published: as many pixels before the centre as after it.
+        cut_BHW = rectangles(x_BCHW, centre_B2=streams.named("place").uniform(2), side_B2=even_B2)
         return torch.where(cut_BHW[:, None], other_BCHW, x_BCHW), 1.0 - cut_BHW.float().mean((1, 2))
-
-
-def _extents(size: int, side_B: NDArray[np.float64], centre_B: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(B, size) where the rectangles lie along one axis: about any pixel, as long as it is inside."""
-    places, middle_B1, half_B1 = np.arange(size), (centre_B * size).astype(int)[:, None], (side_B * size).astype(int)[:, None] // 2
-    return (places >= middle_B1 - half_B1) & (places < middle_B1 + half_B1)
 
 
 Mixing = Annotated[MixUp | CutMix, Field(discriminator="mixing")]
