@@ -264,8 +264,8 @@ def _check_arms(experiment: Experiment, *, where: str) -> None:
         place = (run.arm, run.config.seed, run.config.data.fold, *(canonical_json(row[name]) for name in by))
         if place in seen:
             raise SettingsError(
-                f"{where}: arm {run.arm!r} has seed {run.config.seed} twice in one table; name arms so that their runs differ in seed and "
-                "fold only, or put what else differs into table.by"
+                f"{where}: arm {run.arm!r} has seed {run.config.seed} on fold {run.config.data.fold} twice in one table; name arms so that "
+                "their runs differ in seed and fold only, or put what else differs into table.by"
             )
         seen.add(place)
 

@@ -1,4 +1,5 @@
-"""One undisturbed sweep, for all tests that hold another against it or damage a copy of it; and experiments out of text."""
+"""One undisturbed sweep, for all tests that hold another against it or damage a copy of it; experiments out of text; and a
+site to fetch from."""
 
 import shutil
 from collections.abc import Callable
@@ -8,6 +9,8 @@ import pytest
 import yaml
 
 from jobs.experiment import Experiment, load_experiment
+from jobs.fetch import Fetcher
+from tests.jobs.site import Here, serving
 from tests.jobs.support import submit, write_experiment
 
 
@@ -49,3 +52,18 @@ def load(tmp_path) -> Callable[..., Experiment]:
         return load_experiment(str(path), overrides=overrides)
 
     return load
+
+
+@pytest.fixture
+def site():
+    """A site to fetch from."""
+    with serving() as started:
+        yield started
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A root to fetch to."""
+    said, told = [], []
+    progress = lambda what, done, total, *, unit: told.append((done, total))  # noqa: E731
+    return Here(Fetcher(root=tmp_path, say=said.append, progress=progress, wait_s=0.001, timeout_s=10), said, told)

@@ -276,9 +276,10 @@ REFUSED = {
     "an arm that rings": ('experiment: e\nsweep: {list: [{arm: "a\\a"}]}', r"sweep: arm: wanted a name on one line, .* got 'a\\x07'"),
     "one arm with a seed twice": (
         "experiment: e\nsweep: {list: [{arm: x}, {arm: x, rounds: 2}]}",
-        r"arm 'x' has seed 0 twice in one table; name arms",
+        r"arm 'x' has seed 0 on fold 0 twice in one table; name arms",
     ),
-    "a seed twice": ("experiment: e\nsweep: {seed: [1, 1]}", r"has seed 1 twice"),
+    "a seed twice": ("experiment: e\nsweep: {seed: [1, 1]}", r"has seed 1 on fold 0 twice"),
+    "a fold twice": ("experiment: e\nsweep: {data.fold: [0, 2, 2]}", r"arm 'base' has seed 0 on fold 2 twice in one table"),
     "an unknown arm as control": (
         "experiment: e\nsweep: {list: [{arm: plain}, {arm: top, rounds: 2}]}\ntable: {control: plan}",
         r"table\.control: unknown arm 'plan' \(nearest: plain; valid: plain, top\)",
@@ -341,7 +342,7 @@ REFUSED = {
     ),
     "a table by rounds of runs without any": (
         "experiment: e\nsweep: {rounds: [1, 2], list: [{arm: a}]}\ntable: {by: [rounds]}",
-        "arm 'a' has seed 0 twice in one table",
+        "arm 'a' has seed 0 on fold 0 twice in one table",
     ),
 }
 

@@ -2,117 +2,20 @@
 
 import contextlib
 import fcntl
-import hashlib
 import io
-import tarfile
-import threading
-import zipfile
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from jobs import cli
-from jobs.fetch import BESIDES, Fetcher, FetchError, fetch, sources_of
-from jobs.unpacking import ArchiveError
+from jobs.fetch import BESIDES, FetchError, fetch, sources_of
 from jobs.view import FetchView, amount_of
 from pipeline.core.settings import SettingsError
 from pipeline.methods.datasets import DATASETS
 from pipeline.methods.datasets.sources import Source
-
-CONTENT = np.random.default_rng(0).integers(0, 256, 3_000_000, dtype=np.uint8).tobytes()
-
-
-@dataclass
-class Site:
-    """What the server has, and how it misbehaves."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    cut_after: list[int] = field(default_factory=list)
-    """Bytes after which each of the next connections is cut."""
-    ranges: bool = True
-    etag: str | None = '"one"'
-    asked: list[str | None] = field(default_factory=list)
-    """The Range of each request."""
-    url: str = ""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    site: Site
-
-    def log_message(self, *arguments):
-        """Nothing."""
-
-    def do_GET(self):
-        site, span = self.site, self.headers.get("Range")
-        site.asked.append(span)
-        content = site.files.get(self.path)
-        if content is None:
-            self.send_error(404)
-            return
-        same = self.headers.get("If-Range") in (None, site.etag)
-        start = int(span.removeprefix("bytes=").rstrip("-")) if span and site.ranges and same else 0
-        if start and start >= len(content):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(content)}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        if site.etag:
-            self.send_header("ETag", site.etag)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        end = start + site.cut_after.pop(0) if site.cut_after else len(content)
-        self.wfile.write(content[start:end])
-        self.close_connection = True
-
-
-@pytest.fixture
-def site():
-    found = Site()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Here", (Handler,), {"site": found}))
-    found.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield found
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@dataclass
-class Here:
-    """A root to fetch to, and what was said."""
-
-    fetcher: Fetcher
-    said: list[str]
-    told: list[tuple[int, int | None]]
-
-    @property
-    def files(self):
-        return sorted(str(path.relative_to(self.fetcher.root)) for path in self.fetcher.root.rglob("*") if path.is_file())
-
-
-@pytest.fixture
-def here(tmp_path):
-    said, told = [], []
-    progress = lambda what, done, total, *, unit: told.append((done, total))  # noqa: E731
-    return Here(Fetcher(root=tmp_path, say=said.append, progress=progress, wait_s=0.001, timeout_s=10), said, told)
-
-
-def source(site, content=CONTENT, *, file="sub/data.bin", md5=True, **options):
-    """A file of the server, with its md5 published or not."""
-    site.files["/data"] = content
-    published = hashlib.md5(content).hexdigest() if md5 else None
-    return Source(url=f"{site.url}/data", file=Path(file), md5=published, **options)
+from tests.jobs.site import CONTENT, source
 
 
 def test_a_file_comes_whole_and_a_second_time_nothing_is_fetched(site, here):
@@ -225,111 +128,6 @@ def test_a_full_disk_is_told_before_anything_is_fetched(site, here, monkeypatch)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(FetchError, match=r"has 0\.0 GB free, and 0\.0 GB are still to come; make space, or set ATTRAIN_DATA"):
         here.fetcher.fetch(source(site))
-
-
-def packed(kind, names, *, link=None):
-    """An archive of files that hold their names."""
-    content = io.BytesIO()
-    if kind == "zip":
-        with zipfile.ZipFile(content, "w") as archive:
-            for name in names:
-                archive.writestr(name, name)
-            if link:
-                info = zipfile.ZipInfo(link)
-                info.external_attr = 0o120777 << 16
-                archive.writestr(info, "/etc/passwd")
-    else:
-        with tarfile.open(fileobj=content, mode="w:gz") as archive:
-            for name in names:
-                info = tarfile.TarInfo(name)
-                info.size = len(name)
-                archive.addfile(info, io.BytesIO(name.encode()))
-            if link:
-                info = tarfile.TarInfo(link)
-                info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-                archive.addfile(info)
-    return content.getvalue()
-
-
-both = pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-
-
-def archive(site, kind, names=("top/a.txt", "top/deep/b.txt"), *, link=None, **options):
-    options = {"unpacked": Path("into"), "gives": (Path("into/top"),)} | options
-    return source(site, packed(kind, names, link=link), file=f"data.{kind}", **options)
-
-
-@both
-def test_archives_are_unpacked_into_their_folder_and_then_done(site, here, kind):
-    wanted = archive(site, kind)
-    here.fetcher.fetch(wanted)
-    assert here.files == [f"data.{kind}", "into/top/a.txt", "into/top/deep/b.txt"]
-    assert (here.fetcher.root / "into/top/deep/b.txt").read_text() == "top/deep/b.txt"
-    assert here.told[-1] == (2, None)
-    assert here.said[-1] == f"done; {here.fetcher.root / wanted.file} is not needed any more and can be removed"
-    (here.fetcher.root / wanted.file).unlink()
-    here.fetcher.fetch(wanted)
-    assert site.asked == [None]
-
-
-@both
-def test_the_first_folder_of_the_names_can_be_left_out(site, here, kind):
-    here.fetcher.fetch(archive(site, kind, leave_out=1, gives=(Path("into/a.txt"), Path("into/deep"))))
-    assert here.files == [f"data.{kind}", "into/a.txt", "into/deep/b.txt"]
-
-
-@both
-def test_a_file_put_there_by_hand_is_checked_and_unpacked(site, here, kind):
-    wanted = archive(site, kind)
-    path = here.fetcher.root / wanted.file
-    content = site.files.pop("/data")
-    path.write_bytes(content[:-1])
-    with pytest.raises(FetchError, match=rf"data\.{kind}: wanted md5 .*; it is damaged or cut short, remove it"):
-        here.fetcher.fetch(wanted)
-    path.write_bytes(content)
-    here.fetcher.fetch(wanted)
-    assert (here.fetcher.root / "into/top/a.txt").is_file()
-    assert site.asked == []
-
-
-@both
-@pytest.mark.parametrize("name", ["../outside.txt", "/tmp/outside.txt", "top/../../outside.txt", "top\\..\\outside.txt"])
-def test_a_name_that_leads_out_of_the_folder_is_refused_and_nothing_is_unpacked(site, here, kind, name):
-    wanted = archive(site, kind, names=("top/a.txt", name))
-    with pytest.raises(ArchiveError, match=r"data\.[a-z.]+ holds '.*outside\.txt', which leads out of its folder; nothing was unpacked"):
-        here.fetcher.fetch(wanted)
-    assert here.files == [f"data.{kind}"]
-
-
-@both
-def test_a_link_is_refused_and_nothing_is_unpacked(site, here, kind):
-    with pytest.raises(ArchiveError, match=r"holds a link.*'top/link'; nothing was unpacked"):
-        here.fetcher.fetch(archive(site, kind, link="top/link"))
-    assert here.files == [f"data.{kind}"]
-
-
-@both
-def test_a_damaged_archive_is_refused_and_nothing_is_unpacked(site, here, kind):
-    whole = packed(kind, [f"top/{number}" for number in range(200)])
-    cut = whole[: len(whole) // 2] if kind == "tar.gz" else whole[:40] + b"\0" * 5 + whole[45:]
-    wanted = source(site, cut, file=f"data.{kind}", unpacked=Path("into"), gives=(Path("into/top"),))
-    with pytest.raises(ArchiveError, match=rf"data\.{kind} cannot be unpacked .* it is damaged or cut short"):
-        here.fetcher.fetch(wanted)
-    assert here.files == [f"data.{kind}"]
-
-
-def test_what_was_there_before_stays_as_it_was(site, here):
-    (here.fetcher.root / "into").mkdir()
-    (here.fetcher.root / "into/a.txt").write_text("mine")
-    here.fetcher.fetch(archive(site, "zip", names=("a.txt", "b.txt"), gives=(Path("into/a.txt"), Path("into/b.txt"))))
-    assert (here.fetcher.root / "into/a.txt").read_text() == "mine"
-    assert (here.fetcher.root / "into/b.txt").read_text() == "b.txt"
-    assert f"  {here.fetcher.root / 'into/a.txt'} was there before and stays as it was" in here.said
-
-
-def test_an_archive_of_something_else_is_refused(site, here):
-    with pytest.raises(FetchError, match="was unpacked and gave no into/other; it is another file than is published"):
-        here.fetcher.fetch(archive(site, "zip", gives=(Path("into/other"),)))
 
 
 @pytest.mark.parametrize("settings", DATASETS, ids=lambda settings: settings.__name__)

@@ -18,6 +18,7 @@ from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
 from pipeline.methods.augmentation.attributed import Ranking, highest, saliency_of
 from pipeline.methods.augmentation.guide import Learner
+from pipeline.methods.augmentation.rectangles import rectangles
 from pipeline.methods.lazy import torch
 from pipeline.methods.sample_streams import uniform_on
 from pipeline.methods.tasks import Kind
@@ -177,20 +178,14 @@ def _with_rectangles(
     x_BCHW: torch.Tensor, other_BCHW: torch.Tensor, *, share_B: NDArray[np.float64], centre_B2: NDArray[np.float64]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A rectangle of each image out of the other one: of the area that its share leaves, but for what the border cuts off."""
-    side_B = np.sqrt(1.0 - share_B)
-    rows_BH, columns_BW = (_extents(size, side_B, centre_B) for size, centre_B in zip(x_BCHW.shape[2:], centre_B2.T, strict=True))
-    return _cut(x_BCHW, other_BCHW, torch.from_numpy(rows_BH[:, :, None] & columns_BW[:, None, :]).to(x_BCHW.device))
+    side_B2 = np.sqrt(1.0 - share_B)[:, None] * np.array(x_BCHW.shape[2:])
+    even_B2 = side_B2.astype(np.int64) // 2 * 2  # As published: as many pixels before the centre as after it.
+    return _cut(x_BCHW, other_BCHW, rectangles(x_BCHW, centre_B2=centre_B2, side_B2=even_B2))
 
 
 def _cut(x_BCHW: torch.Tensor, other_BCHW: torch.Tensor, cut_BHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Some pixels out of the other image, and the share of those that were kept."""
     return torch.where(cut_BHW[:, None], other_BCHW, x_BCHW), 1.0 - cut_BHW.float().mean((1, 2))
-
-
-def _extents(size: int, side_B: NDArray[np.float64], centre_B: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(B, size) where the rectangles lie along one axis: about any pixel, as long as it is inside."""
-    places, middle_B1, half_B1 = np.arange(size), (centre_B * size).astype(int)[:, None], (side_B * size).astype(int)[:, None] // 2
-    return (places >= middle_B1 - half_B1) & (places < middle_B1 + half_B1)
 
 
 Mixing = Annotated[MixUp | CutMix | SaliencyMix | AttentiveCutMix, Field(discriminator="mixing")]

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
+from pipeline.methods.augmentation.rectangles import rectangles
 from pipeline.methods.lazy import torch
 from pipeline.methods.tasks import Kind
 
@@ -99,15 +100,9 @@ class Cutout(ImageTransform):
 
     def __call__(self, x_BCHW: torch.Tensor, *, streams: SampleStreams, mean_C: torch.Tensor) -> torch.Tensor:
         """See `Transformer`."""
-        centre_B2 = (streams.uniform(2) * np.array(x_BCHW.shape[2:])).astype(np.int64)
-        rows_BH, columns_BW = (self._inside(x_BCHW, centre_B, size) for centre_B, size in zip(centre_B2.T, x_BCHW.shape[2:], strict=True))
-        return torch.where((rows_BH[:, :, None] & columns_BW[:, None, :])[:, None], mean_C[:, None, None], x_BCHW)
-
-    def _inside(self, x_BCHW: torch.Tensor, centre_B: NDArray[np.int64], size: int) -> torch.Tensor:
-        """(B, size) whether a row or column belongs to the square."""
-        first_B1 = (_on(x_BCHW, centre_B) - self.size_px // 2)[:, None]
-        places = torch.arange(size, device=x_BCHW.device)
-        return (places >= first_B1) & (places < first_B1 + self.size_px)
+        centre_B2 = streams.uniform(2)
+        cut_BHW = rectangles(x_BCHW, centre_B2=centre_B2, side_B2=np.full(centre_B2.shape, self.size_px))
+        return torch.where(cut_BHW[:, None], mean_C[:, None, None], x_BCHW)
 
 
 class RandAugment(ImageTransform):
