@@ -1,6 +1,7 @@
 """Cues that `shortcut` plants into samples: K variants of something that is easily seen, a variant a class. numpy only.
 
-N = samples, C = channels or leads, H, W = pixels, T = time steps, L = tokens, K = classes or labels, S = side of a cue in pixels
+N = samples, C = channels or leads, H, W = pixels, T = time steps, L = tokens, K = classes or labels, S = pixels or steps of a cue,
+R = times that it is there
 """
 
 import colorsys
@@ -223,18 +224,20 @@ class Token(Settings):
 
 
 class Spike(Settings):
-    """A short jump in one lead of a signal; the lead tells the class, or its place in time does."""
+    """A short jump in one lead of a signal, once or again and again; the lead tells the class, or its place in time does."""
 
     kind: ClassVar[Kind] = "signal"
     cue: Literal["spike"] = "spike"
     tells: Literal["lead", "place"] = "lead"
-    """lead: the first lead for the first class, and so on, at random places; place: one of K places from the beginning to the end."""
+    """lead: the first lead for the first class, and so on, from a random place on; place: one of K places from beginning to end."""
     lead: int = Field(default=0, ge=0)
     """Where the place tells: the lead that the spike is in, counted from 0."""
     height_mv: float = 2.0
     """What it adds to the signal, in the signal's unit."""
     width_steps: int = Field(default=3, ge=1)
     """How long it is, in time steps."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """After how many time steps it comes again, so that no crop of a record is without it; None: once a record."""
 
     def refuse_unfit(self, num_variants: int, size: tuple[int, ...]) -> None:
         """See `Planter`."""
@@ -243,26 +246,34 @@ class Spike(Settings):
             raise SettingsError(f"wanted a lead for each of {num_variants} classes, but signals have {num_leads}; set cue.tells to place")
         if self.tells == "place" and self.lead >= num_leads:
             raise SettingsError(f"there is no lead {self.lead} in signals of {num_leads}; largest lead: {num_leads - 1}")
-        longest = num_steps // (num_variants if self.tells == "place" else 1)
+        if self._period(num_steps) > num_steps:
+            raise SettingsError(f"spikes every {self.every_steps} steps do not fit {num_steps} steps; largest every_steps: {num_steps}")
+        longest = self._period(num_steps) // (num_variants if self.tells == "place" else 1)
         if self.width_steps > longest:
             largest = f"largest width_steps: {longest}" if longest else "none fits"
             raise SettingsError(
-                f"a spike of {self.width_steps} steps does not fit {num_variants} classes into {num_steps} steps; {largest}"
+                f"a spike of {self.width_steps} steps does not fit {num_variants} classes into {self._period(num_steps)} steps; {largest}"
             )
 
     def __call__(self, clean: Samples, variants_N: NDArray[np.int64], *, streams: SampleStreams) -> Planted:
         """See `Planter`."""
         num_steps, num_variants = clean.x_NCHW.shape[2], len(clean.output_names)
+        period = self._period(num_steps)
         if self.tells == "lead":
-            lead_N, first_N = variants_N, _drawn(streams, np.array([num_steps - self.width_steps + 1]))[:, 0]
+            lead_N, first_N = variants_N, _drawn(streams, np.array([period - self.width_steps + 1]))[:, 0]
         else:
-            lead_N, part = np.full(len(clean), self.lead), num_steps // num_variants
-            first_N = variants_N * num_steps // num_variants + (part - self.width_steps) // 2
-        steps_NS, row_N1 = _span(first_N, self.width_steps), np.arange(len(clean))[:, None]
+            lead_N = np.full(len(clean), self.lead)
+            first_N = variants_N * period // num_variants + (period // num_variants - self.width_steps) // 2
+        again_R1 = period * np.arange(num_steps // period)[:, None]
+        steps_NS = first_N[:, None] + (again_R1 + np.arange(self.width_steps)).ravel()
+        row_N1 = np.arange(len(clean))[:, None]
         x_NCT, masks_NT = clean.x_NCHW.copy(), np.zeros((len(clean), num_steps), dtype=bool)
         x_NCT[row_N1, lead_N[:, None], steps_NS] += np.float32(self.height_mv)
         masks_NT[row_N1, steps_NS] = True
         return Planted(x_NCHW=x_NCT, masks_NHW=masks_NT)
+
+    def _period(self, num_steps: int) -> int:
+        return self.every_steps or num_steps
 
 
 Cue = Annotated[Patch | Texture | Border | Glyph | Token | Spike, Field(discriminator="cue")]
