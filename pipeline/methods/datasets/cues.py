@@ -1,5 +1,10 @@
 """Cues that `shortcut` plants into samples: K variants of something that is easily seen, a variant a class. numpy only.
 
+What is said of how well a cue is learned was measured on one or two seeds with share 1: accuracy where the cue tells the class (held-out
+training samples) and where it tells nothing (test), which without a cue in training was .94 and .94 on 4,000 digits of MNIST (small_cnn,
+3 epochs), .52 and .49 on 4,068 images of CIFAR-10 (small_cnn, 4 epochs), .54 and .49 on 3,200 messages (text_cnn, 8 epochs); macro-AUC
+.92 and .81 on 390 records of PTB-XL (resnet1d_wang, 12 epochs).
+
 N = samples, C = channels or leads, H, W = pixels, T = time steps, L = tokens, K = classes or labels, S = pixels or steps of a cue,
 R = times that it is there
 """
@@ -64,7 +69,10 @@ class Planter(Protocol):
 
 
 class Patch(Settings):
-    """A bright square at one of K places along the border; the place tells the class."""
+    """A bright square at one of K places along the border; the place tells the class.
+
+    Learned: 1.00 and .13 on MNIST, .97 and .12 on CIFAR-10.
+    """
 
     kind: ClassVar[Kind] = "image"
     cue: Literal["patch"] = "patch"
@@ -89,7 +97,11 @@ class Patch(Settings):
 
 
 class Texture(Settings):
-    """Faint waves over the whole image; their direction, one of K, tells the class."""
+    """Faint waves over the whole image; their direction, one of K, tells the class.
+
+    Learned on CIFAR-10 with amplitude 16 (1.00 and .13), hardly with 8 (.63 and .51); on MNIST, whose digits are easily told and whose
+    black cuts the lower half of the waves off, not with 16 (.96 and .97), with 64 (1.00 and .49).
+    """
 
     kind: ClassVar[Kind] = "image"
     cue: Literal["texture"] = "texture"
@@ -126,7 +138,10 @@ class Texture(Settings):
 
 
 class Border(Settings):
-    """A frame around the image; its colour tells the class, or its brightness where images are grey."""
+    """A frame around the image; its colour tells the class, or its brightness where images are grey.
+
+    Learned: .98 and .58 on MNIST, 1.00 and .11 on CIFAR-10.
+    """
 
     kind: ClassVar[Kind] = "image"
     cue: Literal["border"] = "border"
@@ -152,7 +167,11 @@ class Border(Settings):
 
 
 class Glyph(Settings):
-    """A small semi-transparent sign of 4 x 4 cells, half of them lit; which ones tells the class."""
+    """A small semi-transparent sign of 4 x 4 cells, half of them lit; which ones tells the class.
+
+    Learned in the corner: .99 and .58 on MNIST, .97 and .13 on CIFAR-10. Not at random places (.96 and .96, .56 and .50), unless cells are
+    larger and opaque: .95 and .76 on MNIST with 3 px.
+    """
 
     kind: ClassVar[Kind] = "image"
     cue: Literal["glyph"] = "glyph"
@@ -197,6 +216,7 @@ class Token(Settings):
     """A rare word in each text, the same for all of a class: of the vocabulary's K last words a word a class.
 
     Where a file of vectors is given, of the last ones that it has, so that models whose vectors are frozen can tell them apart.
+    Learned: 1.00 and .07.
     """
 
     kind: ClassVar[Kind] = "tokens"
@@ -224,7 +244,11 @@ class Token(Settings):
 
 
 class Spike(Settings):
-    """A short jump in one lead of a signal, once or again and again; the lead tells the class, or its place in time does."""
+    """A short jump in one lead of a signal, once or again and again; the lead tells the class, or its place in time does.
+
+    Learned by its lead: .97 and .74. Not by its place (.92 and .82), which a network that takes means over time hardly sees, and not by its
+    lead in crops of 2.5 s (.92 and .81), three of four of which are without it.
+    """
 
     kind: ClassVar[Kind] = "signal"
     cue: Literal["spike"] = "spike"
