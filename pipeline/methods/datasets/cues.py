@@ -1,6 +1,12 @@
 """Cues that `shortcut` plants into samples: K variants of something that is easily seen, a variant a class. numpy only.
 
-N = samples, C = channels or leads, H, W = pixels, T = time steps, L = tokens, K = classes or labels, S = side of a cue in pixels
+What is said of how well a cue is learned was measured on one or two seeds with share 1: accuracy where the cue tells the class (held-out
+training samples) and where it tells nothing (test), which without a cue in training was .94 and .94 on 4,000 digits of MNIST (small_cnn,
+3 epochs), .52 and .49 on 4,068 images of CIFAR-10 (small_cnn, 4 epochs), .54 and .49 on 3,200 messages (text_cnn, 8 epochs); macro-AUC
+.92 and .81 on 390 records of PTB-XL (resnet1d_wang, 12 epochs).
+
+N = samples, C = channels or leads, H, W = pixels, T = time steps, L = tokens, K = classes or labels, S = pixels or steps of a cue,
+R = times that it is there
 """
 
 import colorsys
@@ -63,7 +69,10 @@ class Planter(Protocol):
 
 
 class Patch(Settings):
-    """A bright square at one of K places along the border; the place tells the class."""
+    """A bright square at one of K places along the border; the place tells the class.
+
+    Learned: 1.00 and .13 on MNIST, .97 and .12 on CIFAR-10.
+    """
 
     kind: ClassVar[Kind] = "image"
     cue: Literal["patch"] = "patch"
@@ -88,7 +97,11 @@ class Patch(Settings):
 
 
 class Texture(Settings):
-    """Faint waves over the whole image; their direction, one of K, tells the class."""
+    """Faint waves over the whole image; their direction, one of K, tells the class.
+
+    Learned on CIFAR-10 with amplitude 16 (1.00 and .13), hardly with 8 (.63 and .51); on MNIST, whose digits are easily told and whose
+    black cuts the lower half of the waves off, not with 16 (.96 and .97), with 64 (1.00 and .49).
+    """
 
     kind: ClassVar[Kind] = "image"
     cue: Literal["texture"] = "texture"
@@ -125,7 +138,10 @@ class Texture(Settings):
 
 
 class Border(Settings):
-    """A frame around the image; its colour tells the class, or its brightness where images are grey."""
+    """A frame around the image; its colour tells the class, or its brightness where images are grey.
+
+    Learned: .98 and .58 on MNIST, 1.00 and .11 on CIFAR-10.
+    """
 
     kind: ClassVar[Kind] = "image"
     cue: Literal["border"] = "border"
@@ -151,7 +167,11 @@ class Border(Settings):
 
 
 class Glyph(Settings):
-    """A small semi-transparent sign of 4 x 4 cells, half of them lit; which ones tells the class."""
+    """A small semi-transparent sign of 4 x 4 cells, half of them lit; which ones tells the class.
+
+    Learned in the corner: .99 and .58 on MNIST, .97 and .13 on CIFAR-10. Not at random places (.96 and .96, .56 and .50), unless cells are
+    larger and opaque: .95 and .76 on MNIST with 3 px.
+    """
 
     kind: ClassVar[Kind] = "image"
     cue: Literal["glyph"] = "glyph"
@@ -196,6 +216,7 @@ class Token(Settings):
     """A rare word in each text, the same for all of a class: of the vocabulary's K last words a word a class.
 
     Where a file of vectors is given, of the last ones that it has, so that models whose vectors are frozen can tell them apart.
+    Learned: 1.00 and .07.
     """
 
     kind: ClassVar[Kind] = "tokens"
@@ -223,18 +244,24 @@ class Token(Settings):
 
 
 class Spike(Settings):
-    """A short jump in one lead of a signal; the lead tells the class, or its place in time does."""
+    """A short jump in one lead of a signal, once or again and again; the lead tells the class, or its place in time does.
+
+    Learned by its lead: .97 and .74. Not by its place (.92 and .82), which a network that takes means over time hardly sees, and not by its
+    lead in crops of 2.5 s (.92 and .81), three of four of which are without it.
+    """
 
     kind: ClassVar[Kind] = "signal"
     cue: Literal["spike"] = "spike"
     tells: Literal["lead", "place"] = "lead"
-    """lead: the first lead for the first class, and so on, at random places; place: one of K places from the beginning to the end."""
+    """lead: the first lead for the first class, and so on, from a random place on; place: one of K places from beginning to end."""
     lead: int = Field(default=0, ge=0)
     """Where the place tells: the lead that the spike is in, counted from 0."""
     height_mv: float = 2.0
     """What it adds to the signal, in the signal's unit."""
     width_steps: int = Field(default=3, ge=1)
     """How long it is, in time steps."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """After how many time steps it comes again, so that no crop of a record is without it; None: once a record."""
 
     def refuse_unfit(self, num_variants: int, size: tuple[int, ...]) -> None:
         """See `Planter`."""
@@ -243,26 +270,34 @@ class Spike(Settings):
             raise SettingsError(f"wanted a lead for each of {num_variants} classes, but signals have {num_leads}; set cue.tells to place")
         if self.tells == "place" and self.lead >= num_leads:
             raise SettingsError(f"there is no lead {self.lead} in signals of {num_leads}; largest lead: {num_leads - 1}")
-        longest = num_steps // (num_variants if self.tells == "place" else 1)
+        if self._period(num_steps) > num_steps:
+            raise SettingsError(f"spikes every {self.every_steps} steps do not fit {num_steps} steps; largest every_steps: {num_steps}")
+        longest = self._period(num_steps) // (num_variants if self.tells == "place" else 1)
         if self.width_steps > longest:
             largest = f"largest width_steps: {longest}" if longest else "none fits"
             raise SettingsError(
-                f"a spike of {self.width_steps} steps does not fit {num_variants} classes into {num_steps} steps; {largest}"
+                f"a spike of {self.width_steps} steps does not fit {num_variants} classes into {self._period(num_steps)} steps; {largest}"
             )
 
     def __call__(self, clean: Samples, variants_N: NDArray[np.int64], *, streams: SampleStreams) -> Planted:
         """See `Planter`."""
         num_steps, num_variants = clean.x_NCHW.shape[2], len(clean.output_names)
+        period = self._period(num_steps)
         if self.tells == "lead":
-            lead_N, first_N = variants_N, _drawn(streams, np.array([num_steps - self.width_steps + 1]))[:, 0]
+            lead_N, first_N = variants_N, _drawn(streams, np.array([period - self.width_steps + 1]))[:, 0]
         else:
-            lead_N, part = np.full(len(clean), self.lead), num_steps // num_variants
-            first_N = variants_N * num_steps // num_variants + (part - self.width_steps) // 2
-        steps_NS, row_N1 = _span(first_N, self.width_steps), np.arange(len(clean))[:, None]
+            lead_N = np.full(len(clean), self.lead)
+            first_N = variants_N * period // num_variants + (period // num_variants - self.width_steps) // 2
+        again_R1 = period * np.arange(num_steps // period)[:, None]
+        steps_NS = first_N[:, None] + (again_R1 + np.arange(self.width_steps)).ravel()
+        row_N1 = np.arange(len(clean))[:, None]
         x_NCT, masks_NT = clean.x_NCHW.copy(), np.zeros((len(clean), num_steps), dtype=bool)
         x_NCT[row_N1, lead_N[:, None], steps_NS] += np.float32(self.height_mv)
         masks_NT[row_N1, steps_NS] = True
         return Planted(x_NCHW=x_NCT, masks_NHW=masks_NT)
+
+    def _period(self, num_steps: int) -> int:
+        return self.every_steps or num_steps
 
 
 Cue = Annotated[Patch | Texture | Border | Glyph | Token | Spike, Field(discriminator="cue")]

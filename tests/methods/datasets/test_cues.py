@@ -43,9 +43,10 @@ SETTINGS = {
     "first token, inserted": Token(mode="insert", place="first"),
     "spike": Spike(),
     "spike whose place tells": Spike(tells="place", lead=3),
+    "spikes": Spike(every_steps=30),
 }
 over_all = pytest.mark.parametrize("cue", SETTINGS.values(), ids=SETTINGS)
-AT_RANDOM = ("glyph at random", "token", "inserted token", "spike")
+AT_RANDOM = ("glyph at random", "token", "inserted token", "spike", "spikes")
 FIXED = {name: cue for name, cue in SETTINGS.items() if name not in AT_RANDOM}
 
 
@@ -208,6 +209,15 @@ def test_every_border_that_is_not_refused_has_a_colour_of_its_own(num_channels):
     assert (colours.max(axis=1) > 0).all()
 
 
+def test_spikes_come_again_as_often_as_there_is_room_for_and_no_crop_is_without_one():
+    masks = planted(Spike(every_steps=30, width_steps=4)).masks_NHW
+    assert (masks.sum(axis=1) == 3 * 4).all()
+    starts = np.array([np.flatnonzero(np.diff(mask.astype(int), prepend=0) == 1) for mask in masks])
+    assert (np.diff(starts, axis=1) == 30).all()
+    assert len(set(starts[:, 0])) > 10
+    assert (np.lib.stride_tricks.sliding_window_view(masks[:, :90], 30, axis=1).sum(axis=2) == 4).all()
+
+
 def test_a_spike_adds_its_height_to_one_lead_for_its_width():
     clean = clean_samples("signal")
     for cue, leads in ((Spike(height_mv=-3.0, width_steps=5), VARIANTS), (Spike(tells="place", lead=7), np.full(NUM, 7))):
@@ -223,6 +233,8 @@ LARGEST = {
     "glyph": (Glyph, "cell_px", 10, (28, 30), 7, 1),
     "spike": (Spike, "width_steps", 5, (12, 1000), 1000, 1),
     "spike whose place tells": (lambda **given: Spike(tells="place", **given), "width_steps", 71, (12, 1000), 14, 1),
+    "spike that comes again": (lambda **given: Spike(every_steps=50, **given), "width_steps", 5, (12, 1000), 50, 1),
+    "spikes": (Spike, "every_steps", 5, (12, 1000), 1000, 1),
     "lead": (lambda **given: Spike(tells="place", **given), "lead", 5, (12, 1000), 11, 1),
 }
 
