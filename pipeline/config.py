@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from pipeline.core.settings import Settings, members, tag
+from pipeline.core.settings import Settings, members, tag, tag_field
 from pipeline.methods.attribution import (
     Attribution,
     Contrast,
@@ -129,18 +129,22 @@ class RunConfig(Settings):
     def _check_changes(self) -> "RunConfig":
         """Refuse what training cannot do to such samples."""
         for name, training in (("pretraining", self.pretraining), ("retraining", self.retraining)):
-            for change in (*training.transforms, *filter(None, [training.mixing, training.guide])):
+            for change in (*training.transforms, *filter(None, [training.mixing, training.guide, training.penalty])):
                 if self.data.kind not in change.kinds:
                     raise ValueError(
                         f"{name}: {tag(change)} as it is set changes {' or '.join(change.kinds)}, and data set {self.data.dataset} has "
                         f"{self.data.kind}; leave it out, or set it otherwise"
                     )
-            if (guide := training.guide) is None:
-                continue
-            if self.data.task not in guide.tasks:
+            for rule in filter(None, [training.guide, training.penalty]):
+                if self.data.task not in rule.tasks:
+                    raise ValueError(
+                        f"{name}: {tag_field(type(rule))} {tag(rule)} as it is set is for {' or '.join(rule.tasks)}, and data set "
+                        f"{self.data.dataset} asks for {self.data.task}; for labels take target loss, for values guide noise"
+                    )
+            if training.penalty is not None and training.penalty.needs_mask and not self.data.has_masks:
                 raise ValueError(
-                    f"{name}: guide {guide.guide} as it is set is for {' or '.join(guide.tasks)}, and data set {self.data.dataset} asks "
-                    f"for {self.data.task}; for labels take target loss, for values guide noise"
+                    f"{name}: penalty {training.penalty.penalty} needs masks that say where the evidence lies, and data set "
+                    f"{self.data.dataset} has none; leave it out, or take a data set with masks, such as shortcut"
                 )
         return self
 

@@ -170,6 +170,7 @@ class Prepared:
             crop_steps=self.facts.crop_steps,
             values=np.asarray(read_array(values)[rows]) if values.exists() else None,
             sample_ids=self.index["sample_id"][rows],
+            masks=self.masks,
             **self.facts.scales,
         )
 

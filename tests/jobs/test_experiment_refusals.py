@@ -174,6 +174,15 @@ REFUSED = {
         "  pretraining: {guide: {guide: aba, strength: 0.3, unit: pixel}}}",
         r"pretraining: aba as it is set changes image or signal, and data set additive has features",
     ),
+    "right reasons where nobody knows them": (
+        "experiment: e\nbase: {pretraining: {penalty: {penalty: right_reasons, weight: 10.0, wrong: inside}}}",
+        r"pretraining: penalty right_reasons needs masks that say where the evidence lies, and data set mnist_small has none; leave it out",
+    ),
+    "labels penalised as if they were classes": (
+        "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce]}, target: {target: predicted},\n"
+        "  pretraining: {penalty: {penalty: saliency_guided}}}",
+        r"penalty saliency_guided as it is set is for classes, and data set ptbxl asks for labels; for labels take target loss",
+    ),
     "an oracle of another function": (
         "experiment: e\nbase: {data: {dataset: additive, effect: linear}, model: {model: oracle}, evaluation: {metrics: [r2]}}",
         r"model oracle knows data set additive with effect nonlinear, got additive with effect linear; give both the same",

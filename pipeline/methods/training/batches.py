@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.randomness import SampleStreams, generator
+from pipeline.methods.attribution.target import Forward
 from pipeline.methods.augmentation.guide import Learner
 from pipeline.methods.lazy import torch
 from pipeline.methods.training.data import SampleSet
+from pipeline.methods.training.penalty import TrainingBatch
 from pipeline.methods.training.schedule import epoch_order
 from pipeline.methods.training.settings import Training
 
@@ -95,6 +97,19 @@ class Batches:
         if guide is None or step % guide.every:
             return x_BCHW
         return guide(x_BCHW, truth, learner=self._learner(model), streams=self._streams(positions, step=step).named("guide"))
+
+    def judged(
+        self, x_BCHW: torch.Tensor, truth: torch.Tensor, positions: NDArray[np.int64], *, step: int, model: nn.Module, forward: Forward
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the network says of the samples, run by `forward`, and what a penalty adds to the loss of each; None where there is none."""
+        if (penalty := self.settings.penalty) is None:
+            return forward(x_BCHW), None
+        streams, mask_BHW = self._streams(positions, step=step), None
+        if penalty.needs_mask:
+            mask_BHW = self.data.masks(positions, device=self.device, streams=streams, transforms=self.settings.transforms)
+        batch = TrainingBatch(x_BCHW=x_BCHW, truth=truth, mask_BHW=mask_BHW)
+        outputs_BK, added_B = penalty(batch, learner=self._learner(model), forward=forward, streams=streams.named("penalty"))
+        return outputs_BK, penalty.weight * added_B
 
     def _learner(self, model: nn.Module) -> Learner:
         lowest_C11, highest_C11 = self.data.input_range(device=self.device)

@@ -49,6 +49,8 @@ class SampleSet:
     """The least value that a sample can have, in the same units."""
     highest_C: NDArray[np.float32]
     """The greatest one."""
+    masks_NHW: NDArray[np.bool_] | None = None
+    """Where what tells the class is known to lie; row i is sample_id i, also of what was made of it. None where nobody knows."""
 
     @classmethod
     def of(
@@ -65,6 +67,7 @@ class SampleSet:
         crop_steps: int | None = None,
         rows: ArrayLike | None = None,
         sample_ids: ArrayLike | None = None,
+        masks: NDArray[np.bool_] | None = None,
     ) -> SampleSet:
         """Samples of one array.
 
@@ -80,6 +83,7 @@ class SampleSet:
             crop_steps: time steps of a signal that the model sees at once, in training; None: all.
             rows: row of each sample; None takes all rows in order.
             sample_ids: id of each sample; None takes the rows.
+            masks: where what tells the class is known to lie; row i is sample_id i.
 
         Raises:
             ValueError: the array is of another type or form, lengths differ, or a standard deviation is not above 0.
@@ -113,6 +117,7 @@ class SampleSet:
             std_C=std_C,
             lowest_C=lowest_C,
             highest_C=highest_C,
+            masks_NHW=masks,
         )
 
     def __len__(self) -> int:
@@ -178,6 +183,16 @@ class SampleSet:
             x_BCHW = transformed(x_BCHW, transforms, streams=streams, mean_C=mean_C)
         scale_C11, mean_C11 = (self._by_channel(value_C, device=device) for value_C in (unit * self.std_C, unit * self.mean_C))
         return x_BCHW.float().sub_(mean_C11).div_(scale_C11), truth
+
+    def masks(
+        self, positions: Positions, *, device: str, streams: SampleStreams, transforms: Sequence[Transformer] = ()
+    ) -> torch.Tensor | None:
+        """(B, H, W) bool, moved as `batch` moves the images with the same streams and transforms; None where there are no masks."""
+        if self.masks_NHW is None:
+            return None
+        mask_B1HW = torch.from_numpy(self.masks_NHW[self.sample_ids_N[positions]][:, None].astype(np.uint8)).to(device)
+        outside_C = torch.zeros(1, dtype=torch.uint8, device=device)
+        return transformed(mask_B1HW, transforms, streams=streams, mean_C=outside_C)[:, 0].bool()
 
     def explained_outputs(self, positions: Positions, *, device: str) -> torch.Tensor:
         """(B,) int64 which output is a sample's own: that of its class, and of values the first; of labels all, (B, K) float32."""

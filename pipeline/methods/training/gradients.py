@@ -57,11 +57,13 @@ class Learnt:
     """What a batch came to: means over its samples, or the part of a mean that some of them make."""
 
     loss: float = 0.0
-    """In nats; of values, squared."""
+    """In nats; of values, squared; with its penalty."""
     moved_share: float = 0.0
     """Of a sample's values, what a guide changed."""
     moved_distance: float = 0.0
     """How far it moved the sample, Euclidean, in standard deviations of the data."""
+    penalty: float = 0.0
+    """What of the loss is a penalty."""
 
     def plus(self, other: Learnt, *, times: float = 1.0) -> Learnt:
         """The sum of both, the other one counted so often."""
@@ -90,13 +92,23 @@ def _part_of_loss(job: Job, forward: nn.Module, batch_PB: NDArray[np.int64], *, 
     plain_BCHW, truths = job.batches.inputs(positions_PB, step=step, model=forward)
     x_BCHW = job.batches.guided(plain_BCHW, truths[0][0], positions_PB[0], step=step, model=forward)
     moved = [weight * value / num_samples for value in _moved(plain_BCHW, x_BCHW)]
+    announce_batch(forward, ranks, num_samples=size, counts=part_PB.size > 0)
+    outputs_BK, added_B = job.batches.judged(
+        x_BCHW, truths[0][0], positions_PB[0], step=step, model=forward, forward=partial(_outputs, job, forward)
+    )
+    loss = weight * torch.stack([_weighed(job, outputs_BK, truth, share_B) for truth, share_B in truths]).sum() / num_samples
+    if added_B is None:
+        return loss, Learnt(loss.item(), *moved)
+    added = weight * added_B.sum() / num_samples
+    return loss + added, Learnt((loss + added).item(), *moved, penalty=added.item())
+
+
+def _outputs(job: Job, forward: nn.Module, x_BCHW: torch.Tensor) -> torch.Tensor:
+    """(B, K) what the network says as it trains, in float32."""
     if job.settings.channels_last:
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-    announce_batch(forward, ranks, num_samples=size, counts=part_PB.size > 0)
     with autocast(job):
-        outputs_BK = forward(x_BCHW).float()
-    loss = weight * torch.stack([_weighed(job, outputs_BK, truth, share_B) for truth, share_B in truths]).sum() / num_samples
-    return loss, Learnt(loss.item(), *moved)
+        return forward(x_BCHW).float()
 
 
 def _moved(plain_BCHW: torch.Tensor, x_BCHW: torch.Tensor) -> tuple[float, float]:

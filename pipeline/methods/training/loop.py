@@ -114,6 +114,8 @@ def _check(data: SampleSet, settings: Training, *, validation: SampleSet | None)
         raise SettingsError("there are no training samples; check the data set's num_train and folds")
     if settings.early_stop_epochs is not None and not validation:
         raise SettingsError("early_stop_epochs needs validation data; set data.folds to 2 or more, or leave early_stop_epochs out")
+    if settings.penalty is not None and settings.penalty.needs_mask and data.masks_NHW is None:
+        raise SettingsError(f"penalty {settings.penalty.penalty} needs masks, and the training samples have none; leave it out")
 
 
 def _end(job: Job, state: TrainingState) -> TrainingResult:
@@ -232,6 +234,8 @@ def _end_epoch(job: Job, state: TrainingState) -> None:
         # Tokens are numbers of words: there is no distance between them.
         names = ("moved_share",) if job.data.kind == "tokens" else ("moved_share", "moved_distance")
         row |= {name: getattr(state.learnt, name) / job.batches.epoch_samples for name in names}
+    if job.settings.penalty is not None:
+        row["penalty"] = state.learnt.penalty / job.batches.epoch_samples
     if job.validation:
         row |= _validate(job, state, job.validation)
         if not math.isfinite(row["validation_loss"]):

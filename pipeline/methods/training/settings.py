@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from pipeline.core.settings import Settings, written_out
 from pipeline.methods.augmentation import Guidance
 from pipeline.methods.augmentation.mixing import Mixing
-from pipeline.methods.augmentation.transforms import Transform
+from pipeline.methods.augmentation.transforms import Crop, Flip, Transform
+from pipeline.methods.training.penalty import Penalty
 
 
 class Training(Settings):
@@ -42,6 +43,8 @@ class Training(Settings):
     """Name or mapping of what makes one training sample of two; None leaves each by itself. Not for tokens; cutmix is for images."""
     guide: Guidance | None = None
     """What changes the samples of a step by the attributions of the network as it stands; None leaves them. It goes without mixing."""
+    penalty: Penalty | None = None
+    """What is added to each sample's loss by where the network looks; None adds nothing. It goes without mixing and without a guide."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target's probability that is spread evenly over all classes."""
     class_weights: Literal["equal", "balanced"] = "equal"
@@ -73,6 +76,19 @@ class Training(Settings):
     def _check_guide(self) -> "Training":
         if self.guide is not None and self.mixing is not None:
             raise ValueError(f"guide {self.guide.guide} attributes samples that have one truth each; leave it out, or mixing")
+        return self
+
+    @model_validator(mode="after")
+    def _check_penalty(self) -> "Training":
+        if self.penalty is None:
+            return self
+        name = f"penalty {self.penalty.penalty}"
+        if self.mixing is not None:
+            raise ValueError(f"{name} looks at samples that have one truth each; leave it out, or mixing")
+        if self.guide is not None:
+            raise ValueError(f"{name} and guide {self.guide.guide} would both answer for what comes out; leave one of them out")
+        if self.penalty.needs_mask and not all(isinstance(transform, Crop | Flip) for transform in self.transforms):
+            raise ValueError(f"{name} needs masks, which follow an image that is cropped or flipped only; leave out other transforms")
         return self
 
 

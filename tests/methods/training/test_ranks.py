@@ -22,10 +22,12 @@ from pipeline.methods.models.windows import OverWindows
 from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.ddp import any_rank, barrier, broadcast_text, import_ddp, sum_over_ranks
 from pipeline.methods.training.loop import NonFiniteLossError, train
+from pipeline.methods.training.penalty import RightReasons, SaliencyGuided
 from pipeline.methods.training.settings import Training
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(22, 1, 6, 6), dtype=np.uint8)
-DATA = SampleSet.of(PIXELS, labels=np.arange(22) % 3, mean=0.5, std=0.25)
+MASKS = np.random.default_rng(3).random((22, 6, 6)) < 0.3
+DATA = SampleSet.of(PIXELS, labels=np.arange(22) % 3, mean=0.5, std=0.25, masks=MASKS)
 VALIDATION = DATA.take(slice(5))
 # 22 samples in batches of 7, 7, 7 and 1: shared 3 + 4, and in the last batch rank 0 has no sample at all.
 SETTINGS = {
@@ -41,9 +43,13 @@ SETTINGS = {
     "boxes": Training(epochs=2, batch_size=7, guide=BoxDropout(k=3, fill="noise")),
     "kept": Training(epochs=2, batch_size=7, guide=SelectiveCut(size_px=3), micro_batches=2),
     "pasted": Training(epochs=2, batch_size=7, guide=SelectivePaste(size_px=3, transforms=(Crop(padding_px=1), Flip()))),
+    "consistent": Training(epochs=2, batch_size=7, penalty=SaliencyGuided(), micro_batches=2),
+    "for right reasons": Training(
+        epochs=2, batch_size=7, transforms=(Crop(padding_px=1), Flip()), penalty=RightReasons(weight=0.1, wrong="outside"), micro_batches=2
+    ),
     "in parts": Training(epochs=2, batch_size=7, micro_batches=3, class_weights="balanced"),
 }
-BATCH_NORM = ("sgd", "adamw", "one", "part of it")
+BATCH_NORM = ("sgd", "adamw", "one", "part of it", "consistent", "for right reasons")
 FLOAT16 = Training(epochs=6, batch_size=5, precision="float16")
 
 
