@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipeline.core.settings import members
 from pipeline.methods.augmentation.aba import Aba
-from pipeline.methods.augmentation.change import Changer, NoAugmentation, ReplaceBottom, ReplaceRandom, ReplaceTop, SameCompute
+from pipeline.methods.augmentation.change import Changer, NoAugmentation, Repeat, ReplaceBottom, ReplaceRandom, ReplaceTop, SameCompute
 from pipeline.methods.augmentation.guide import Noise
 from pipeline.methods.augmentation.input_dropout import BoxDropout, InputDropout
 from pipeline.methods.augmentation.keep_augment import SelectiveCut, SelectivePaste
@@ -22,7 +22,7 @@ Selection = Annotated[
 ]
 
 Augmentation = Annotated[
-    NoAugmentation | SameCompute | ReplaceTop | ReplaceBottom | ReplaceRandom,
+    NoAugmentation | SameCompute | Repeat | ReplaceTop | ReplaceBottom | ReplaceRandom,
     Field(discriminator="rule"),
 ]
 
@@ -47,6 +47,7 @@ __all__ = [
     "NoAugmentation",
     "Noise",
     "RandomFraction",
+    "Repeat",
     "ReplaceBottom",
     "ReplaceRandom",
     "ReplaceTop",

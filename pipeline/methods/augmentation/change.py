@@ -22,8 +22,10 @@ PIXEL_DRAW, NOISE_DRAW = 0, 1
 class Changer(Protocol):
     """What a rule that makes samples is: settings that can be called."""
 
-    graft: bool
-    """Whether what is taken from another sample goes into each."""
+    @property
+    def graft(self) -> bool:
+        """Whether what is taken from another sample goes into each."""
+        ...
 
     def taken(
         self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
@@ -68,14 +70,49 @@ class SameCompute(Settings):
     """The mode whose number of steps is matched: appended samples make an epoch longer, replaced ones do not."""
 
 
+class Repeat(Settings):
+    """The control that adds the chosen samples once more as they are: what it does alone to see the worst ones more often."""
+
+    needs_training: ClassVar[bool] = True
+    rule: Literal["repeat"] = "repeat"
+    mode: Literal["append"] = "append"
+    """Beside their sources: in their place, nothing would change."""
+
+    @property
+    def graft(self) -> bool:
+        """Nothing is taken."""
+        return False
+
+    def taken(
+        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """No pixel. See `Changer`."""
+        check_images(x_BCHW)
+        return torch.zeros_like(x_BCHW[:, 0], dtype=torch.bool)
+
+    def __call__(
+        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The images as they are. See `Changer`."""
+        check_images(x_BCHW)
+        return x_BCHW.clone()
+
+
 class Replace(Settings):
     """Fields that the rules below have in common; not a rule itself."""
 
     needs_training: ClassVar[bool] = True
     fraction: float = Field(default=0.1, gt=0, le=1)
     """Share of an image's pixels that are replaced, in (0, 1]; at least one pixel is."""
-    value: Literal["zero", "mean", "min", "max", "noise"] = "mean"
-    """What they become, channel by channel: 0, or the image's own mean, least or greatest value, or uniform between these two."""
+    threshold: float | None = Field(default=None, ge=0, lt=1)
+    """Where given, it decides in place of `fraction`: as many pixels are replaced as have an attribution above it, scaled to 0..1 over the
+    image; by each rule alike. An image whose pixels all have one attribution stays as it is."""
+    value: Literal["zero", "mean", "min", "max", "halfmax", "noise", "blend"] = "mean"
+    """What they become, channel by channel: 0, or the image's own mean, least, greatest or half its greatest value; uniform between least
+    and greatest; or (1 - weight x attribution) times what they are, the attribution scaled to 0..1: of those replaced, the first in rank
+    takes the image's highest, the second the next, so that every rule darkens as much."""
+    weight: float = Field(default=0.5, gt=0, le=1)
+    """How much blend takes away from the pixel with the highest attribution."""
     mode: Literal["append", "replace"] = "append"
     """Whether the made samples are trained on beside their sources or in their place."""
     graft: bool = False
@@ -89,22 +126,39 @@ class Replace(Settings):
     def taken(
         self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """As many of the highest scored pixels as `fraction` says; ties go to the lowest pixel index. See `Changer`."""
-        check_images(x_BCHW)
-        scores_BP = self.scores(x_BCHW, phi_BCHW, streams=streams)
-        num_replaced = max(1, round(self.fraction * scores_BP.shape[1]))
-        free_BP = torch.ones_like(scores_BP, dtype=torch.bool) if changed_BHW is None else ~changed_BHW.flatten(1)
-        # A threshold would take all of its ties: more than num_replaced where many score 0. So would the unstable topk take any.
-        order_BP = scores_BP.masked_fill(~free_BP, -torch.inf).argsort(dim=1, descending=True, stable=True)
-        taken_BP = torch.zeros_like(free_BP).scatter_(1, order_BP[:, :num_replaced], True) & free_BP
-        return taken_BP.reshape(-1, *x_BCHW.shape[2:])
+        """As many of the highest scored pixels as `fraction` or `threshold` says; ties go to the lowest pixel index. See `Changer`."""
+        order_BP, is_first_BP = self._ranked(x_BCHW, phi_BCHW, streams=streams, changed_BHW=changed_BHW)
+        return torch.zeros_like(is_first_BP).scatter_(1, order_BP, is_first_BP).reshape(-1, *x_BCHW.shape[2:])
 
     def __call__(
         self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None = None
     ) -> torch.Tensor:
         """See `Changer`."""
-        taken_BHW = self.taken(x_BCHW, phi_BCHW, streams=streams, changed_BHW=changed_BHW)
-        return torch.where(taken_BHW[:, None], VALUES[self.value](x_BCHW, streams), x_BCHW)
+        order_BP, is_first_BP = self._ranked(x_BCHW, phi_BCHW, streams=streams, changed_BHW=changed_BHW)
+        taken_B1HW = torch.zeros_like(is_first_BP).scatter_(1, order_BP, is_first_BP).reshape(-1, 1, *x_BCHW.shape[2:])
+        if self.value != "blend":
+            return torch.where(taken_B1HW, VALUES[self.value](x_BCHW, streams), x_BCHW)
+        left_BP = 1.0 - self.weight * unit_scores(x_BCHW, phi_BCHW).sort(dim=1, descending=True).values
+        left_B1HW = torch.zeros_like(left_BP).scatter_(1, order_BP, left_BP).reshape(taken_B1HW.shape)
+        return torch.where(taken_B1HW, (left_B1HW * x_BCHW).round().to(torch.uint8), x_BCHW)
+
+    def _ranked(
+        self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams, changed_BHW: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, P) the pixels in their order, and whether each place of it is one that is replaced."""
+        check_images(x_BCHW)
+        scores_BP = self.scores(x_BCHW, phi_BCHW, streams=streams)
+        num_pixels = scores_BP.shape[1]
+        if self.threshold is None:
+            num_B1 = torch.full((len(x_BCHW), 1), max(1, round(self.fraction * num_pixels)), device=x_BCHW.device)
+        else:
+            num_B1 = (unit_scores(x_BCHW, phi_BCHW) > self.threshold).sum(1, keepdim=True)
+        if changed_BHW is not None:
+            scores_BP = scores_BP.masked_fill(changed_BHW.flatten(1), -torch.inf)
+            num_B1 = num_B1.minimum((~changed_BHW).flatten(1).sum(1, keepdim=True))
+        # A threshold on scores would take all of its ties: too many where many score 0. So would the unstable topk take any.
+        order_BP = scores_BP.argsort(dim=1, descending=True, stable=True)
+        return order_BP, torch.arange(num_pixels, device=x_BCHW.device) < num_B1
 
 
 class ReplaceTop(Replace):
@@ -136,13 +190,13 @@ class ReplaceRandom(Replace):
 
     rule: Literal["replace_random"] = "replace_random"
     among: Literal["all", "changed"] = "all"
-    """Which pixels are drawn first: all alike, or those that the value would change, with noise all. Where most pixels have the
+    """Which pixels are drawn first: all alike, or those that the value would change, with noise and blend all. Where most pixels have the
     value already, as black ones with zero, few of those drawn among all change, unlike the top ones."""
 
     def scores(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
         """Of each sample's stream."""
         scores_BP = drawn(x_BCHW, x_BCHW.shape[2:].numel(), streams=streams, draw=PIXEL_DRAW)
-        if self.among == "changed" and self.value != "noise":
+        if self.among == "changed" and self.value in VALUES and self.value != "noise":
             # Draws are below 1: any pixel that would change is before all others.
             scores_BP = scores_BP + (VALUES[self.value](x_BCHW, streams) != x_BCHW).any(1).flatten(1)
         return scores_BP
@@ -159,6 +213,15 @@ def pixel_scores(x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor) -> torch.Tensor:
     if not phi_BCHW.isfinite().all():
         raise ValueError("attributions hold NaN or infinity; look for a model whose training diverged")
     return phi_BCHW.sum(1).flatten(1)
+
+
+def unit_scores(x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor) -> torch.Tensor:
+    """(B, P) `pixel_scores` scaled to 0..1 over each image; 0 where all are equal."""
+    scores_BP = pixel_scores(x_BCHW, phi_BCHW)
+    if not scores_BP.numel():
+        return scores_BP
+    least_B1, greatest_B1 = scores_BP.amin(1, keepdim=True), scores_BP.amax(1, keepdim=True)
+    return torch.where(greatest_B1 > least_B1, (scores_BP - least_B1) / (greatest_B1 - least_B1), 0.0)
 
 
 def drawn(x_BCHW: torch.Tensor, size: int, *, streams: SampleStreams, draw: int) -> torch.Tensor:
@@ -194,6 +257,7 @@ VALUES: dict[str, Callable[[torch.Tensor, SampleStreams], torch.Tensor]] = {
     "mean": lambda x_BCHW, streams: x_BCHW.double().mean((2, 3), keepdim=True).round().to(torch.uint8),
     "min": lambda x_BCHW, streams: x_BCHW.amin((2, 3), keepdim=True),
     "max": lambda x_BCHW, streams: x_BCHW.amax((2, 3), keepdim=True),
+    "halfmax": lambda x_BCHW, streams: (x_BCHW.amax((2, 3), keepdim=True).double() / 2).round().to(torch.uint8),
     "noise": _noise,
 }
 """What the pixels become, as uint8 that broadcasts to (B, C, H, W)."""

@@ -6,10 +6,11 @@ import torch
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import parse, plain
-from pipeline.methods.augmentation import AUGMENTATIONS, Augmentation, NoAugmentation, ReplaceBottom, ReplaceRandom, ReplaceTop, SameCompute
+from pipeline.methods.augmentation import AUGMENTATIONS, Augmentation, NoAugmentation, Repeat, ReplaceBottom, ReplaceRandom, ReplaceTop
+from pipeline.methods.augmentation.change import Replace
 
-MAKERS = [rule for rule in AUGMENTATIONS if rule not in (NoAugmentation, SameCompute)]
-VALUES = ["zero", "mean", "min", "max", "noise"]
+MAKERS = [rule for rule in AUGMENTATIONS if issubclass(rule, Replace)]
+VALUES = ["zero", "mean", "min", "max", "halfmax", "noise", "blend"]
 
 over_all_makers = pytest.mark.parametrize("rule", MAKERS, ids=lambda rule: rule.__name__)
 
@@ -97,6 +98,14 @@ def test_of_equal_scores_the_first_pixels_are_taken(rule):
     assert rule(fraction=4 / 9, value="zero")(x, phi, streams=streams(1)).flatten().tolist() == [0] * 4 + [9] * 5
 
 
+def test_repeated_samples_are_copies_and_nothing_is_taken_from_them():
+    x, phi = images()
+    made = Repeat()(x, phi, streams=streams())
+    assert torch.equal(made, x)
+    assert made.data_ptr() != x.data_ptr()
+    assert not Repeat().taken(x, phi, streams=streams()).any()
+
+
 def test_random_pixels_do_not_depend_on_the_attributions_but_on_sample_and_seed():
     x, phi = images()
     rule = ReplaceRandom(fraction=0.2, value="zero")
@@ -145,7 +154,7 @@ def test_random_pixels_among_changed_ones_do_not_depend_on_the_batch(value):
     rule, order = ReplaceRandom(value=value, among="changed"), np.array([4, 0, 3])
     together = rule(x, x, streams=streams())
     assert torch.equal(rule(x[order], x[order], streams=streams().at(order)), together[order])
-    if value == "noise":
+    if value in ("noise", "blend"):
         assert torch.equal(together, ReplaceRandom(value=value)(x, x, streams=streams()))
 
 
@@ -156,13 +165,42 @@ def test_random_pixels_are_drawn_among_all_as_ever():
     assert [one.flatten().eq(0).nonzero().flatten().tolist() for one in made] == [[1, 6, 11], [0, 4, 5]]
 
 
-@pytest.mark.parametrize(("value", "expected"), [("zero", [0, 0]), ("mean", [5, 90]), ("min", [2, 70]), ("max", [11, 100])])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("zero", [0, 0]), ("mean", [5, 90]), ("min", [2, 70]), ("max", [11, 100]), ("halfmax", [6, 50]), ("blend", [1, 35])],
+)
 def test_a_value_is_the_images_own_channel_by_channel(value, expected):
     x = torch.tensor([[[[2, 3, 4, 11]], [[70, 90, 100, 99]]], [[[200, 200, 200, 200]], [[1, 1, 1, 1]]]], dtype=torch.uint8)
     phi = torch.tensor([1.0, 0, 0, 0]).expand(x.shape)
     made = ReplaceTop(fraction=0.25, value=value)(x, phi, streams=streams(2))
     assert made[0, :, 0, 0].tolist() == expected
     assert torch.equal(made[..., 1:], x[..., 1:])
+
+
+RAMP = torch.tensor([[[[0.0, 1.0, 2.0, 3.0, 4.0]]], [[[8.0, 2.0, 0.0, 4.0, 6.0]]]])  # as 0..1: 0 .25 .5 .75 1, and 1 .25 0 .5 .75
+
+
+@over_all_makers
+def test_every_rule_replaces_as_many_pixels_as_have_an_attribution_above_the_threshold(rule):
+    x = torch.full((3, 1, 1, 5), 9, dtype=torch.uint8)
+    made = rule(threshold=0.5, value="zero")(x, torch.cat([RAMP, torch.full((1, 1, 1, 5), 7.0)]), streams=streams(3))
+    assert (made == 0).sum((1, 2, 3)).tolist() == [2, 2, 0]  # The last one's attributions are all equal.
+
+
+def test_those_above_the_threshold_are_the_ones_replaced_but_for_what_earlier_rounds_changed():
+    x, rule = torch.full((2, 1, 1, 5), 9, dtype=torch.uint8), ReplaceTop(threshold=0.2, value="zero")
+    assert rule(x, RAMP, streams=streams(2)).flatten(1).tolist() == [[9, 0, 0, 0, 0], [0, 0, 9, 0, 0]]
+    changed_BHW = torch.tensor([[[0, 0, 1, 1, 1]], [[1, 1, 0, 0, 0]]], dtype=torch.bool)
+    assert rule.taken(x, RAMP, streams=streams(2), changed_BHW=changed_BHW).flatten(1).sum(1).tolist() == [2, 3]
+
+
+def test_blend_darkens_by_weight_times_attribution_and_other_rules_as_much_at_other_pixels():
+    x = torch.full((2, 1, 1, 5), 200, dtype=torch.uint8)
+    blend = {"threshold": 0.3, "value": "blend", "weight": 0.4}
+    assert ReplaceTop(**blend)(x, RAMP, streams=streams(2)).flatten(1).tolist() == [[200, 200, 160, 140, 120], [120, 200, 200, 160, 140]]
+    assert ReplaceBottom(**blend)(x, RAMP, streams=streams(2)).flatten(1).tolist() == [[120, 140, 160, 200, 200], [200, 140, 120, 160, 200]]
+    for made in ReplaceRandom(**blend)(x, RAMP, streams=streams(2)).flatten(1):
+        assert sorted(made.tolist()) == [120, 140, 160, 200, 200]
 
 
 def test_noise_is_uniform_over_the_images_range_ends_included():
