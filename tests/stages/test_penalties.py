@@ -29,9 +29,7 @@ def finished(tmp_path_factory):
     return run_all(tmp_path_factory.mktemp("penalties"), EXPERIMENT)
 
 
-@pytest.mark.parametrize(
-    ("arm", "stage"), [("appended", "retrain"), ("replaced", "retrain"), ("from the start", "pretrain")], ids=str
-)
+@pytest.mark.parametrize(("arm", "stage"), [("appended", "retrain"), ("replaced", "retrain"), ("from the start", "pretrain")], ids=str)
 def test_a_penalty_on_masks_is_paid_on_plain_and_on_made_samples(finished, arm, stage):
     history = json.loads((finished.folder(arm, stage) / "history.json").read_text())
     assert all(row["penalty"] > 0 for row in history)

@@ -98,7 +98,7 @@ class Batches:
             return x_BCHW
         return guide(x_BCHW, truth, learner=self._learner(model), streams=self._streams(positions, step=step).named("guide"))
 
-    def judged(
+    def outputs(
         self, x_BCHW: torch.Tensor, truth: torch.Tensor, positions: NDArray[np.int64], *, step: int, model: nn.Module, forward: Forward
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the network says of the samples, run by `forward`, and what a penalty adds to the loss of each; None where there is none."""

@@ -93,7 +93,7 @@ def _part_of_loss(job: Job, forward: nn.Module, batch_PB: NDArray[np.int64], *, 
     x_BCHW = job.batches.guided(plain_BCHW, truths[0][0], positions_PB[0], step=step, model=forward)
     moved = [weight * value / num_samples for value in _moved(plain_BCHW, x_BCHW)]
     announce_batch(forward, ranks, num_samples=size, counts=part_PB.size > 0)
-    outputs_BK, added_B = job.batches.judged(
+    outputs_BK, added_B = job.batches.outputs(
         x_BCHW, truths[0][0], positions_PB[0], step=step, model=forward, forward=partial(_outputs, job, forward)
     )
     loss = weight * torch.stack([_weighed(job, outputs_BK, truth, share_B) for truth, share_B in truths]).sum() / num_samples

@@ -197,3 +197,8 @@ def test_what_does_not_go_together_is_refused():
             parse(Training, given | more, where="pretraining")
     with pytest.raises(SettingsError, match="penalty right_reasons needs masks, and the training samples have none; leave it out"):
         trained(RightReasons(weight=1.0, wrong="inside"), data=SampleSet.of(PIXELS, labels=np.arange(24) % 3, mean=0.5, std=0.25))
+    empty = SampleSet.of(PIXELS, labels=np.arange(24) % 3, mean=0.5, std=0.25, masks=np.zeros((24, 6, 6), dtype=bool))
+    with pytest.raises(
+        SettingsError, match="penalty right_reasons was 0 in each of 6 steps; see that masks of training samples name pixels"
+    ):
+        trained(RightReasons(weight=1.0, wrong="outside"), data=empty)
