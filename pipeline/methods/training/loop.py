@@ -281,5 +281,6 @@ def _diverged(job: Job, what: str, *, step: int, learning_rate: float) -> NonFin
     return NonFiniteLossError(
         f"{what} at step {step} of {job.batches.total_steps} (learning rate {learning_rate:.3g}, {job.settings.precision}); "
         "set learning_rate lower, warmup_fraction higher, gradient_clip_norm to 1.0"
+        + (", the penalty's weight lower" if job.settings.penalty is not None else "")
         + (" or precision to bfloat16 or float32" if job.settings.precision == "float16" else "")
     )
