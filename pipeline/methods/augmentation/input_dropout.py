@@ -57,11 +57,15 @@ class Hiding(Looking):
             return uniform_on(x_BCHW.device, streams.named("ranking"), math.prod(shape)).view(-1, *shape)
         phi_BCHW = _placed(self.attributed(x_BCHW, truth, learner=learner))
         score_BUhw = _means_of_units(phi_BCHW if apart else phi_BCHW.sum(1, keepdim=True), size)
-        score_BUhw = -score_BUhw if self.ranking == "inverted" else score_BUhw
-        if not self.randomness:
-            return score_BUhw
-        noise_BU = uniform_on(x_BCHW.device, streams.named("ranking"), score_BUhw[0].numel())
-        return _scaled(score_BUhw).lerp(noise_BU.view_as(score_BUhw).to(score_BUhw.dtype), self.randomness)
+        return -score_BUhw if self.ranking == "inverted" else score_BUhw
+
+    def ordered(self, score_BU: torch.Tensor, *, streams: SampleStreams, there_BU: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, U) scores with their random share; lowest for units that are not there."""
+        there_BU = torch.ones_like(score_BU, dtype=torch.bool) if there_BU is None else there_BU
+        if self.randomness and self.ranking != "random":
+            noise_BU = uniform_on(score_BU.device, streams.named("ranking"), score_BU.shape[1]).to(score_BU.dtype)
+            score_BU = _scaled(score_BU, there_BU).lerp(noise_BU, self.randomness)
+        return score_BU.masked_fill(~there_BU, -torch.inf)
 
     def filled(self, x_BCHW: torch.Tensor, hidden_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
         """The samples with what `fill` names where they are hidden."""
@@ -104,10 +108,10 @@ class HidingUnits(Hiding):
         apart = self.channels == "apart"
         score_BUhw = self.scores(x_BCHW, truth, learner=learner, streams=streams, size=size, apart=apart)
         there_BCHW = torch.ones_like(placed_BCHW[:, :1], dtype=torch.bool) if x_BCHW.is_floating_point() else placed_BCHW != PADDING
-        of_samples_BU = _means_of_units(there_BCHW.float(), size).gt(0).expand_as(score_BUhw).flatten(1)
-        num_B = of_samples_BU.sum(1)
+        there_BU = _means_of_units(there_BCHW.float(), size).gt(0).expand_as(score_BUhw).flatten(1)
+        num_B = there_BU.sum(1)
         number_B = (self.share * num_B.double()).round().clamp(min=1).minimum(num_B)
-        chosen_BU = highest(score_BUhw.flatten(1).masked_fill(~of_samples_BU, -torch.inf), number_B)
+        chosen_BU = highest(self.ordered(score_BUhw.flatten(1), streams=streams, there_BU=there_BU), number_B)
         hidden_BCHW = _spread(chosen_BU.view_as(score_BUhw), size, places=placed_BCHW.shape[2:]) & there_BCHW
         return self.filled(placed_BCHW, hidden_BCHW, streams=streams).view_as(x_BCHW)
 
@@ -167,7 +171,8 @@ class BoxDropout(Hiding):
         x_BCHW = x_BCHW.detach()
         height, width = x_BCHW.shape[2:]
         size_B2, which_B = self._drawn(height, width, streams=streams)
-        order_BP = self.scores(x_BCHW, truth, learner=learner, streams=streams).flatten(1).argsort(dim=1, descending=True, stable=True)
+        score_BP = self.scores(x_BCHW, truth, learner=learner, streams=streams).flatten(1)
+        order_BP = self.ordered(score_BP, streams=streams).argsort(dim=1, descending=True, stable=True)
         pixel_B = order_BP.gather(1, torch.from_numpy(which_B).to(x_BCHW.device)[:, None])[:, 0]
         centre_B2 = torch.stack([pixel_B // width, pixel_B % width], dim=1)
         size_B2 = torch.from_numpy(size_B2).to(x_BCHW.device)
@@ -217,11 +222,11 @@ def _spread(chosen_BUhw: torch.Tensor, size: int, *, places: torch.Size) -> torc
     return chosen_BUhw
 
 
-def _scaled(score_BUhw: torch.Tensor) -> torch.Tensor:
-    """Each sample's scores from 0 to 1; 0 where all are equal."""
-    score_BU = score_BUhw.flatten(1)
-    low_B1, high_B1 = score_BU.amin(1, keepdim=True), score_BU.amax(1, keepdim=True)
-    return ((score_BU - low_B1) / (high_B1 - low_B1).clamp(min=torch.finfo(score_BU.dtype).tiny)).view_as(score_BUhw)
+def _scaled(score_BU: torch.Tensor, there_BU: torch.Tensor) -> torch.Tensor:
+    """Each sample's scores from 0 to 1, by the units that are there; 0 where all are equal."""
+    low_B1 = score_BU.masked_fill(~there_BU, torch.inf).amin(1, keepdim=True)
+    high_B1 = score_BU.masked_fill(~there_BU, -torch.inf).amax(1, keepdim=True)
+    return (score_BU - low_B1) / (high_B1 - low_B1).clamp(min=torch.finfo(score_BU.dtype).tiny)
 
 
 def _bridged(x_BCT: torch.Tensor, hidden_BCT: torch.Tensor) -> torch.Tensor:

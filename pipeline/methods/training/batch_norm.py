@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SumOverRanks(torch.autograd.Function):
-    """The sum of a tensor over all ranks; its gradient is the sum of theirs."""
+    """The sum of a tensor over all ranks; its gradient is the sum of theirs, and so is the gradient of that."""
 
     @staticmethod
     def forward(ctx: object, value: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class SumOverRanks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: object, *grads: Tensor) -> Tensor:
         """What all ranks make of the sum."""
-        return SumOverRanks.forward(ctx, grads[0])
+        return SumOverRanks.apply(grads[0])
 
 
 class GlobalBatchNorm(_BatchNorm):

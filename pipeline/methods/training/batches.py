@@ -6,7 +6,7 @@ P = samples that make one (2 where they are mixed), B = batch, C = channels, H, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,16 +98,16 @@ class Batches:
             return x_BCHW
         return guide(x_BCHW, truth, learner=self._learner(model), streams=self._streams(positions, step=step).named("guide"))
 
-    def judged(
-        self, x_BCHW: torch.Tensor, truth: torch.Tensor, positions: NDArray[np.int64], *, step: int, model: nn.Module, forward: Forward
+    def outputs(
+        self, batch: TrainingBatch, positions: NDArray[np.int64], *, step: int, model: nn.Module, forward: Forward
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the network says of the samples, run by `forward`, and what a penalty adds to the loss of each; None where there is none."""
         if (penalty := self.settings.penalty) is None:
-            return forward(x_BCHW), None
-        streams, mask_BHW = self._streams(positions, step=step), None
+            return forward(batch.x_BCHW), None
+        streams = self._streams(positions, step=step)
         if penalty.needs_mask:
             mask_BHW = self.data.masks(positions, device=self.device, streams=streams, transforms=self.settings.transforms)
-        batch = TrainingBatch(x_BCHW=x_BCHW, truth=truth, mask_BHW=mask_BHW)
+            batch = replace(batch, mask_BHW=mask_BHW)
         outputs_BK, added_B = penalty(batch, learner=self._learner(model), forward=forward, streams=streams.named("penalty"))
         return outputs_BK, penalty.weight * added_B
 

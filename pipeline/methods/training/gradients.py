@@ -19,6 +19,7 @@ from pipeline.methods.lazy import torch
 from pipeline.methods.training.batches import Batches
 from pipeline.methods.training.data import SampleSet
 from pipeline.methods.training.ddp import announce_batch, without_sending
+from pipeline.methods.training.penalty import TrainingBatch
 from pipeline.methods.training.settings import Training
 
 if TYPE_CHECKING:
@@ -93,9 +94,8 @@ def _part_of_loss(job: Job, forward: nn.Module, batch_PB: NDArray[np.int64], *, 
     x_BCHW = job.batches.guided(plain_BCHW, truths[0][0], positions_PB[0], step=step, model=forward)
     moved = [weight * value / num_samples for value in _moved(plain_BCHW, x_BCHW)]
     announce_batch(forward, ranks, num_samples=size, counts=part_PB.size > 0)
-    outputs_BK, added_B = job.batches.judged(
-        x_BCHW, truths[0][0], positions_PB[0], step=step, model=forward, forward=partial(_outputs, job, forward)
-    )
+    batch = TrainingBatch(x_BCHW=x_BCHW, truth=truths[0][0], counts=part_PB.size > 0)
+    outputs_BK, added_B = job.batches.outputs(batch, positions_PB[0], step=step, model=forward, forward=partial(_outputs, job, forward))
     loss = weight * torch.stack([_weighed(job, outputs_BK, truth, share_B) for truth, share_B in truths]).sum() / num_samples
     if added_B is None:
         return loss, Learnt(loss.item(), *moved)

@@ -59,8 +59,9 @@ class TrainingResult:
     """Mean training loss of the last epoch, in nats; of values, squared. None where there was nothing to train."""
     epochs_run: int
     history: list[dict[str, float]]
-    """One row an epoch: epoch, step, samples_seen, learning_rate, loss and, with validation data, validation_loss and, of
-    classes, validation_accuracy. No times: equal runs have equal histories."""
+    """One row an epoch: epoch, step, samples_seen, learning_rate, loss; with a guide moved_share and, but of tokens, moved_distance; with a
+    penalty what of the loss it is; with validation data validation_loss and, of classes, validation_accuracy. No times: equal runs
+    have equal histories."""
 
 
 def train(
@@ -122,12 +123,17 @@ def _end(job: Job, state: TrainingState) -> TrainingResult:
     """Leave the model with the averaged weights, where they are wanted, and in eval mode.
 
     Raises:
-        SettingsError: a guide never moved a sample.
+        SettingsError: a guide never moved a sample, or a penalty was never paid.
     """
     if job.settings.guide is not None and not any(row["moved_share"] for row in state.history):
         raise SettingsError(
             f"guide {job.settings.guide.guide} moved no sample in {state.step} steps; have it move them farther, set its field every "
             "lower, or leave it out"
+        )
+    if job.settings.penalty is not None and not any(row["penalty"] for row in state.history):
+        raise SettingsError(
+            f"penalty {job.settings.penalty.penalty} was 0 in each of {state.step} steps; see that masks of training samples name "
+            "pixels, or leave it out"
         )
     if state.average is not None:
         state.model.load_state_dict(state.average)
@@ -275,5 +281,6 @@ def _diverged(job: Job, what: str, *, step: int, learning_rate: float) -> NonFin
     return NonFiniteLossError(
         f"{what} at step {step} of {job.batches.total_steps} (learning rate {learning_rate:.3g}, {job.settings.precision}); "
         "set learning_rate lower, warmup_fraction higher, gradient_clip_norm to 1.0"
+        + (", the penalty's weight lower" if job.settings.penalty is not None else "")
         + (" or precision to bfloat16 or float32" if job.settings.precision == "float16" else "")
     )

@@ -5,26 +5,19 @@ B = batch, C = channels, H, W = pixels, K = outputs. Signals (B, C, T), features
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
-from pipeline.methods.attribution.engine import bare
 from pipeline.methods.attribution.target import Forward
 from pipeline.methods.augmentation.attributed import Ranking
 from pipeline.methods.augmentation.guide import Learner
 from pipeline.methods.augmentation.input_dropout import Fill, HidingUnits
-from pipeline.methods.inference import full_float32
 from pipeline.methods.lazy import torch
 from pipeline.methods.tasks import Kind, Task
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +28,10 @@ class TrainingBatch:
     """Normalised samples, or tokens (B, L)."""
     truth: torch.Tensor
     """Classes (B,), or labels or values (B, K)."""
-    mask_BHW: torch.Tensor | None
+    mask_BHW: torch.Tensor | None = None
     """Where what tells the class is known to lie, nowhere in some images; None where no penalty asks for it."""
+    counts: bool = True
+    """Whether they are part of the global batch, and not one that stands in on a rank without a part."""
 
 
 class Penalizer(Protocol):
@@ -113,8 +108,8 @@ class SaliencyGuided(HidingUnits):
 class RightReasons(Settings):
     """Outputs are not to depend on pixels that the masks name: the squared gradient of the summed log-probabilities, summed over them.
 
-    Ross et al. 2017, arXiv:1703.03717, eq. 1, right for the right reasons. The gradient is that of the network in eval mode, as all that
-    looks at networks here; the step takes a second derivative. Images without a mask are not penalised.
+    Ross et al. 2017, arXiv:1703.03717, eq. 1, right for the right reasons. The gradient is taken of the pass that the network learns from,
+    in train mode, as published; the step takes its derivative once more. Images without a mask are not penalised.
     """
 
     needs_mask: ClassVar[bool] = True
@@ -122,7 +117,7 @@ class RightReasons(Settings):
     tasks: ClassVar[tuple[Task, ...]] = ("classes",)
     penalty: Literal["right_reasons"] = "right_reasons"
     weight: float = Field(gt=0)
-    """What the sum of squares, in nats a unit of the normalised sample, counts beside the loss; published with 10 to 1,000."""
+    """What the sum of squares, in nats a unit of the normalised sample, counts beside the loss; the paper has both of one size."""
     wrong: Literal["inside", "outside"]
     """Where the network is not to look: on the mask, as that of a planted shortcut, or beside it, as that of an object."""
 
@@ -135,23 +130,14 @@ class RightReasons(Settings):
         assert batch.mask_BHW is not None
         is_known_B11 = batch.mask_BHW.any((1, 2))[:, None, None]
         wrong_BHW = batch.mask_BHW if self.wrong == "inside" else ~batch.mask_BHW & is_known_B11
-        outputs_BK, x_BCHW = forward(batch.x_BCHW), batch.x_BCHW.detach().requires_grad_()
+        x_BCHW = batch.x_BCHW.detach().requires_grad_()
         # The kernels of attention that are chosen for speed have no second derivative.
-        with _in_eval_mode(learner.model) as model, full_float32(), sdpa_kernel(SDPBackend.MATH):
-            (gradient_BCHW,) = torch.autograd.grad(model(x_BCHW).log_softmax(1).sum(), x_BCHW, create_graph=True)
+        with sdpa_kernel(SDPBackend.MATH):
+            outputs_BK = forward(x_BCHW)
+        # What only stands in would move the other ranks' gradients through the statistics of batch normalisation.
+        summed = float(batch.counts) * outputs_BK.log_softmax(1).sum()
+        (gradient_BCHW,) = torch.autograd.grad(summed, x_BCHW, create_graph=True)
         return outputs_BK, (gradient_BCHW * wrong_BHW[:, None]).square().flatten(1).sum(1)
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Lend the bare module with its weights still learning. `as_found` would freeze them, and write to buffers that the graph holds."""
-    module = bare(model)
-    training = [(part, part.training) for part in module.modules()]
-    try:
-        yield module.eval()
-    finally:
-        for part, flag in training:
-            part.training = flag
 
 
 def _divergence(outputs_BK: torch.Tensor, other_BK: torch.Tensor, *, of_labels: bool) -> torch.Tensor:

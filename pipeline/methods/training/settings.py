@@ -8,7 +8,7 @@ from pipeline.core.settings import Settings, written_out
 from pipeline.methods.augmentation import Guidance
 from pipeline.methods.augmentation.mixing import Mixing
 from pipeline.methods.augmentation.transforms import Crop, Flip, Transform
-from pipeline.methods.training.penalty import Penalty
+from pipeline.methods.training.penalty import Penalty, RightReasons
 
 
 class Training(Settings):
@@ -87,6 +87,8 @@ class Training(Settings):
             raise ValueError(f"{name} looks at samples that have one truth each; leave it out, or mixing")
         if self.guide is not None:
             raise ValueError(f"{name} and guide {self.guide.guide} would both answer for what comes out; leave one of them out")
+        if isinstance(self.penalty, RightReasons) and self.compile:
+            raise ValueError(f"{name} takes a second derivative, which compiled networks do not have; leave it out, or compile")
         if self.penalty.needs_mask and not all(isinstance(transform, Crop | Flip) for transform in self.transforms):
             raise ValueError(f"{name} needs masks, which follow an image that is cropped or flipped only; leave out other transforms")
         return self

@@ -73,15 +73,6 @@ def test_half_of_the_samples_of_challenger_stay_bit_for_bit():
     assert abs(int(stays.sum()) - NUM / 2) < 4 * (NUM / 4) ** 0.5
 
 
-@pytest.mark.parametrize("guide", [*(Aba(variant=variant, strength=0.3) for variant in VARIANTS), Noise(distance=1.0)], ids=str)
-def test_what_becomes_of_a_sample_does_not_depend_on_its_batch(guide):
-    whole, order = moved(guide), RANDOM.permutation(NUM)[:40]
-    part = moved(guide, X[order], LABELS[order], streams=streams_of(order))
-    # The gradient of a linear network does not depend on the batch either, in any bit.
-    assert torch.equal(part, whole[order])
-    assert not torch.equal(moved(guide, streams=streams_of(NUM, step=1)), whole)
-
-
 def test_ranks_are_drawn_a_sample_and_evenly_from_the_k_highest():
     outputs_BK = X @ WEIGHT.T
     ranked_BK = outputs_BK.argsort(1, descending=True)
@@ -179,29 +170,6 @@ def test_clamping_leaves_what_does_not_move_bit_for_bit():
     stays = plain == x_BCHW
     assert 0 < int(stays.sum()) < stays.numel()
     assert torch.equal(clamped[stays], x_BCHW[stays])
-
-
-def test_the_network_is_left_as_it_was_found():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(4 * 36, CLASSES)).double().train()
-    x_BCHW = torch.from_numpy(RANDOM.normal(size=(NUM, 1, 8, 8)))
-    model(x_BCHW).sum().backward()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    gradients, random = [parameter.grad.clone() for parameter in model.parameters()], torch.get_rng_state()
-    for variant in VARIANTS:
-        found = moved(Aba(variant=variant, strength=0.3, target="loss"), x_BCHW, learner=learner_of(model))
-        assert not found.requires_grad
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(torch.equal(parameter.grad, wanted) for parameter, wanted in zip(model.parameters(), gradients, strict=True))
-    assert all(part.training for part in model.modules())
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert torch.equal(torch.get_rng_state(), random)
-
-
-@pytest.mark.parametrize("num", [0, 1])
-def test_a_batch_of_none_and_of_one(num):
-    for guide in (*(Aba(variant=variant, strength=0.3) for variant in VARIANTS), Noise(distance=1.0)):
-        assert moved(guide, X[:num], LABELS[:num], streams=streams_of(num)).shape == (num, FEATURES)
 
 
 def test_noise_moves_every_sample_by_its_distance_in_directions_of_their_own():

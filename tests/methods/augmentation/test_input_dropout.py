@@ -16,7 +16,6 @@ from tests.methods.augmentation.support import (
     IMAGES,
     LABELS,
     NUM,
-    RANDOM,
     RANKINGS,
     SIGNALS,
     TOKENS,
@@ -128,18 +127,6 @@ def test_the_words_that_are_masked_are_those_whose_vectors_speak_most_for_the_la
             assert phi[masked].min() >= phi[is_word & ~masked].max()
 
 
-@pytest.mark.parametrize("kind", FORMS)
-@pytest.mark.parametrize("ranking", RANKINGS)
-def test_what_becomes_of_a_sample_does_not_depend_on_its_batch(kind, ranking):
-    x, order = FORMS[kind], RANDOM.permutation(NUM)[:20]
-    guides = [InputDropout(share=0.3, fill="zero", ranking=ranking, randomness=0.3, probability=0.7)]
-    guides += [BoxDropout(ranking=ranking, k=3)] if kind == "image" else []
-    for guide in guides:
-        whole = hidden(guide, x)
-        assert torch.equal(hidden(guide, x[order], labels=LABELS[order], streams=streams_of(order)), whole[order])
-        assert not torch.equal(hidden(guide, x, streams=streams_of(NUM, step=1)), whole)
-
-
 @pytest.mark.parametrize("guide", [InputDropout(probability=0.3), BoxDropout(probability=0.3)], ids=str)
 def test_each_sample_of_a_batch_draws_whether_it_is_changed(guide):
     changed = [(hidden(guide, IMAGES, streams=streams_of(NUM, step=step)) != IMAGES).flatten(1).any(1) for step in range(10)]
@@ -191,29 +178,6 @@ def test_a_box_holds_the_pixel_with_the_highest_attribution():
             row, column = divmod(int(pixel), 6)
             assert top <= row < top + height
             assert left <= column < left + width
-
-
-@pytest.mark.parametrize("kind", FORMS)
-def test_the_network_and_the_samples_are_left_as_they_were(kind):
-    x = FORMS[kind]
-    model = nn.Sequential(model_for(x)) if x.is_floating_point() else model_for(x)
-    model.train()
-    before, given, random = {name: value.clone() for name, value in model.state_dict().items()}, x.clone(), torch.get_rng_state()
-    found = hidden(InputDropout(fill="zero"), x, model=model)
-    assert not found.requires_grad
-    assert torch.equal(x, given)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
-    assert all(part.training for part in model.modules())
-    assert torch.equal(torch.get_rng_state(), random)
-
-
-@pytest.mark.parametrize("num", [0, 1])
-def test_a_batch_of_none_and_of_one(num):
-    for kind, x in FORMS.items():
-        found = hidden(InputDropout(fill="zero", unit_size=2), x[:num], labels=LABELS[:num])
-        assert found.shape == x[:num].shape, kind
-    assert hidden(BoxDropout(), IMAGES[:num], labels=LABELS[:num]).shape == IMAGES[:num].shape
 
 
 def test_settings_that_mean_nothing_are_refused():

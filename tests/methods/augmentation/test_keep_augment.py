@@ -118,33 +118,6 @@ def test_the_changes_are_those_of_the_bytes():
     assert torch.equal(found[same], PIXELS[same])
 
 
-@pytest.mark.parametrize("rule", [SelectiveCut, SelectivePaste], ids=str)
-@pytest.mark.parametrize("ranking", RANKINGS)
-def test_what_becomes_of_a_sample_does_not_depend_on_its_batch(rule, ranking):
-    guide, order = rule(size_px=SIZE, ranking=ranking), RANDOM.permutation(NUM)[:20]
-    whole = kept(guide)
-    assert torch.equal(kept(guide, IMAGES[order], labels=LABELS[order], streams=streams_of(order)), whole[order])
-    assert not torch.equal(kept(guide, streams=streams_of(NUM, step=1)), whole)
-
-
-@pytest.mark.parametrize("guide", [SelectiveCut(size_px=SIZE), SelectivePaste(size_px=SIZE)], ids=str)
-def test_the_network_and_the_samples_are_left_as_they_were(guide):
-    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), model_for(IMAGES)).double().train()
-    before, given, random = {name: value.clone() for name, value in model.state_dict().items()}, IMAGES.clone(), torch.get_rng_state()
-    assert not kept(guide, model=model).requires_grad
-    assert torch.equal(IMAGES, given)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
-    assert all(part.training for part in model.modules())
-    assert torch.equal(torch.get_rng_state(), random)
-
-
-@pytest.mark.parametrize("num", [0, 1])
-@pytest.mark.parametrize("guide", [SelectiveCut(size_px=SIZE), SelectivePaste(size_px=SIZE), SelectiveCut(size_px=6)], ids=str)
-def test_a_batch_of_none_and_of_one(guide, num):
-    assert kept(guide, IMAGES[:num], labels=LABELS[:num]).shape == IMAGES[:num].shape
-
-
 def test_a_square_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="a square of 16 px does not fit into images of 8 x 6 px; set the guide's size_px lower"):
         kept(SelectiveCut())
