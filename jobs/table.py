@@ -23,6 +23,8 @@ class Table(Settings):
     metrics: tuple[str, ...] = Field(default=(), min_length=1)
     """Columns of the summary, as `<split>.<metric>`; left out, the first metric of the first run on `test`. All metrics are in the Parquet
     and CSV files."""
+    audit: bool = False
+    """Whether the table may hold runs that repeat defects of published procedures (legacy settings), and says so."""
     by: tuple[str, ...] = ()
     """Settings, as columns such as `data.base`, that get a summary of their own for each of their values."""
 
@@ -44,6 +46,12 @@ def check_table(table: Table, runs: Sequence["Run"], *, where: str) -> None:
     if table.upper is not None and (table.upper == table.control or not (table.control or any(run.control for run in runs))):
         raise SettingsError(f"{where}: table.upper: a gap is between two arms; name another arm as table.control")
     _check_controls(runs, arms, where=where)
+    for run in runs:
+        if run.config.legacies and not table.audit:
+            raise SettingsError(
+                f"{where}: arm {run.arm!r} repeats published defects ({', '.join(run.config.legacies)}), whose results are for audits "
+                "only; leave them out, or set table.audit to true"
+            )
     measured = sorted({metric for run in runs for metric in run.config.evaluation.columns})
     splits = {split for run in runs for split in run.splits}
     for column in table.metrics:

@@ -18,6 +18,7 @@ from pipeline.methods.attribution import (
 from pipeline.methods.augmentation import Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
 from pipeline.methods.datasets import Additive, Dataset, MnistSmall, News20, PtbXl, Shortcut
 from pipeline.methods.datasets.splits import ImageSettings
+from pipeline.methods.legacy import Legacy
 from pipeline.methods.metrics import PREDICTION, Agreement, Evaluation, ExactCounterpart, KnownTruth, TopK
 from pipeline.methods.models import ImageModel, ImagenetModel, Model, Oracle, SmallCnn, TextModel
 from pipeline.methods.tasks import TokenMaps
@@ -51,11 +52,32 @@ class RunConfig(Settings):
     """How the model is trained on what augmentation made."""
     evaluation: Evaluation = Field(default_factory=Evaluation)
     """What is measured at the end."""
+    legacy: Legacy | None = None
+    """Defects of published procedures to repeat, for tables that are audits; None repeats none."""
 
     @property
     def _own_data(self) -> tuple[str, Dataset]:
         """The data set without what is planted into it, and the field that it is in."""
         return ("data.base", self.data.base) if isinstance(self.data, Shortcut) else ("data", self.data)
+
+    @property
+    def legacies(self) -> tuple[str, ...]:
+        """The defects of published procedures that the run repeats."""
+        found = list(self.legacy.names) if self.legacy else []
+        named = (
+            ("pretraining.guide", self.pretraining.guide),
+            ("retraining.guide", self.retraining.guide),
+            ("attribution", self.attribution),
+        )
+        for where, settings in named:
+            found += [f"{where}.{name}" for name, value in settings or () if name.startswith("legacy_") and value]
+        return tuple(found)
+
+    @model_validator(mode="after")
+    def _check_legacy(self) -> "RunConfig":
+        if self.legacy is not None and self.legacy.resplit and self.data.folds == 1:
+            raise ValueError("legacy.resplit draws training and validation samples anew, but data.folds is 1; set data.folds to 2 or more")
+        return self
 
     @model_validator(mode="after")
     def _check_validation(self) -> "RunConfig":

@@ -99,7 +99,7 @@ def _write_table(
     from results.curves import collect_curves, curve_files
     from results.figures import summary_files
     from results.render import to_terminal
-    from results.summary import incomplete_runs, summarise
+    from results.summary import incomplete_runs, repeated_defects, summarise
     from results.write import write_files, write_results
 
     planned = [plan.facts["identity"]["runs"][position] for position in runs.index]
@@ -119,7 +119,7 @@ def _write_table(
         curves = curve_files(collect_curves(plan, store, runs), metrics=metrics)
         boxes = box_files(collect_samples(plan, store, runs), metrics=metrics)
         paths += write_files(place, figures | curves | boxes)
-    return Tables(paths, [to_terminal(summary, notes=incomplete_runs(runs), width=width)])
+    return Tables(paths, [to_terminal(summary, notes=[*repeated_defects(runs), *incomplete_runs(runs)], width=width)])
 
 
 def _with_columns(runs: "pd.DataFrame", metrics: Iterable[str]) -> "pd.DataFrame":

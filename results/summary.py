@@ -95,6 +95,17 @@ def incomplete_runs(runs: pd.DataFrame, *, limit: int = 5) -> list[str]:
     return [f"Incomplete: {len(waiting)} of {len(runs)} runs not done: {'; '.join(names)}."]
 
 
+def repeated_defects(runs: pd.DataFrame) -> list[str]:
+    """One sentence that names the arms that repeat defects of published procedures, and which; none if there are none."""
+    switches = [str(name) for name in runs.columns if any(part.startswith("legacy") for part in str(name).split("."))]
+    arms: dict[str, list[str]] = {}
+    for name in switches:
+        for arm in runs.loc[runs[name].eq(True), "arm"].unique():
+            arms.setdefault(arm, []).append(name)
+    named = "; ".join(f"{arm} ({', '.join(names)})" for arm, names in arms.items())
+    return [f"Audit: these arms repeat defects of published procedures, and their results are no results: {named}."] if arms else []
+
+
 def _unit_name(unit: Unit, runs: pd.DataFrame) -> str:
     """'seed 0', or 'seed 0, fold 2' where runs differ in their folds."""
     return f"seed {unit[0]}, fold {unit[1]}" if len(set(runs["fold"])) > 1 else f"seed {unit[0]}"

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.core.files import whole_file
 from pipeline.core.settings import canonical_json
 from results.render import to_latex, to_markdown
-from results.summary import incomplete_runs, metrics_of
+from results.summary import incomplete_runs, metrics_of, repeated_defects
 from results.units import unit_of
 
 
@@ -42,7 +42,7 @@ def write_results(folder: Path, runs: pd.DataFrame, *, summary: pd.DataFrame, me
 def result_files(runs: pd.DataFrame, summary: pd.DataFrame, *, meta: Mapping[str, str]) -> dict[str, bytes]:
     """{file name: content} of all tables; arguments as for `write_results`."""
     about = "; ".join(f"{name}: {text}" for name, text in meta.items())
-    notes = [*incomplete_runs(runs), *([f"{about}."] if about else [])]
+    notes = [*repeated_defects(runs), *incomplete_runs(runs), *([f"{about}."] if about else [])]
     stored = storable(runs)
     return {
         "results.parquet": _parquet(stored, meta=meta, metrics=metrics_of(summary)),

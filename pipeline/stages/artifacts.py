@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.context import Context
-from pipeline.core.randomness import stream_key
+from pipeline.core.randomness import generator, stream_key
 from pipeline.core.settings import parse, plain
 from pipeline.core.tables import AUGMENTED, INDEX, read_table
 from pipeline.methods.lazy import torch
+from pipeline.methods.legacy import Legacy
 from pipeline.methods.models import Model, ModelSettings, given_weights
 from pipeline.methods.tasks import Task
 from pipeline.methods.training.data import SampleSet, concatenate
@@ -129,6 +130,8 @@ class Prepared:
     """A prepare artifact."""
 
     folder: Path
+    redrawn: tuple[int, int] | None = None
+    """(seed, round) of which the split into train and validation is drawn anew, see `Legacy.resplit`; None keeps the one that was made."""
 
     @cached_property
     def facts(self) -> DatasetFacts:
@@ -139,7 +142,14 @@ class Prepared:
     def index(self) -> dict[str, NDArray[Any]]:
         """Columns of the index as arrays; row i is sample_id i."""
         table = read_table(self.folder / "index.parquet", INDEX)
-        return {name: table[name].to_numpy() for name in ("sample_id", "label", "split", "fold")}
+        columns = {name: table[name].to_numpy() for name in ("sample_id", "label", "split", "fold")}
+        if self.redrawn is not None:
+            seed, round_number = self.redrawn
+            split_N = columns["split"].copy()
+            drawn = np.flatnonzero(np.isin(split_N, ("train", "validation")))
+            split_N[drawn] = split_N[generator(seed, "legacy resplit", round_number).permutation(drawn)]
+            columns["split"] = split_N
+        return columns
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -231,6 +241,11 @@ class Made:
         """The made samples, each by the id of its source, as normalised as others."""
         scales: dict[str, Any] = {"mean": plain.mean_C, "std": plain.std_C, "lowest": plain.lowest_C, "highest": plain.highest_C}
         return SampleSet.of(self.images, labels=self.labels, sample_ids=self.sources[: len(self.images)], **scales)
+
+
+def prepared_for(legacy: Legacy | None, folder: Path, *, seed: int, round: int) -> Prepared:
+    """The prepared samples with their splits, or with those that a published procedure would have drawn in this round."""
+    return Prepared(folder, redrawn=(seed, round) if legacy is not None and legacy.resplit else None)
 
 
 def fresh_network(model: ModelSettings, prepared: Prepared, *, seed: int, device: str, purpose: str = "initial weights") -> "nn.Module":

@@ -17,9 +17,10 @@ from pipeline.methods.attribution import Attribution, Attributions, FromBaseline
 from pipeline.methods.augmentation import Selection
 from pipeline.methods.inference import judged
 from pipeline.methods.lazy import torch
+from pipeline.methods.legacy import Legacy
 from pipeline.methods.tasks import TokenMaps
 from pipeline.methods.training.data import SampleSet
-from pipeline.stages.artifacts import Prepared, read_model
+from pipeline.stages.artifacts import prepared_for, read_model
 from pipeline.stages.explaining import Explainer, background_of, refuse_non_finite
 from pipeline.stages.sharing import Columns, SharedArray, gather_columns
 
@@ -38,6 +39,7 @@ def run(
     target: Target,
     selection: Selection,
     token_maps: TokenMaps,
+    legacy: Legacy | None = None,
     *,
     inputs: Mapping[str, Path],
     out: Path,
@@ -49,7 +51,8 @@ def run(
         NonFiniteAttributionError: a loss or an attribution is not finite; names the first sample.
         IncompleteAttributionError: the gap to the promised sum is greater than `attribution.max_relative_gap`; names the worst sample.
     """
-    model, prepared = read_model(inputs["model"], device=context.device), Prepared(inputs["prepare"])
+    model = read_model(inputs["model"], device=context.device)
+    prepared = prepared_for(legacy, inputs["prepare"], seed=seed, round=round)
     train = prepared.samples("train")
     offered = prepared.samples(*prepared.splits) if selection.held_out_too else train
     judged_N = _judged(model, offered, context)

@@ -16,11 +16,12 @@ from pipeline.core.tables import CONFUSION, LABELS, OUTPUTS, PREDICTIONS, write_
 from pipeline.methods.attribution import Attribution, Target
 from pipeline.methods.inference import judged, predicted
 from pipeline.methods.lazy import torch
+from pipeline.methods.legacy import Legacy
 from pipeline.methods.metrics import Evaluation
 from pipeline.methods.metrics.classification import confusion_KK
 from pipeline.methods.metrics.multilabel import auc_K
 from pipeline.methods.training.data import SampleSet
-from pipeline.stages.artifacts import Made, Prepared, fresh_network, model_settings, read_model, write_json
+from pipeline.stages.artifacts import Made, fresh_network, model_settings, prepared_for, read_model, write_json
 from pipeline.stages.explaining import Explainer, background_of
 from pipeline.stages.quality import Examiner, Quality, stack, write_quality
 from pipeline.stages.sharing import Columns, gather_columns
@@ -35,9 +36,11 @@ Tables = dict[str, tuple[Columns, "pa.Schema"]]
 
 def run(
     seed: int,
+    round: int,
     evaluation: Evaluation,
     attribution: Attribution | None,
     target: Target | None,
+    legacy: Legacy | None = None,
     *,
     inputs: Mapping[str, Path],
     out: Path,
@@ -50,7 +53,7 @@ def run(
         NonFiniteAttributionError: an attribution is not finite; names the first sample.
     """
     model = read_model(inputs["model"], device=context.device)
-    prepared = Prepared(inputs["prepare"])
+    prepared = prepared_for(legacy, inputs["prepare"], seed=seed, round=round)
     examiner = None
     if attribution is not None and target is not None:
         explainer = Explainer(

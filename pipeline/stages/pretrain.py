@@ -6,12 +6,15 @@ from pathlib import Path
 from pipeline.core.context import Context
 from pipeline.core.settings import SettingsError
 from pipeline.core.step import Stage
+from pipeline.methods.legacy import Legacy
 from pipeline.methods.models import Model
 from pipeline.methods.training.settings import Training
-from pipeline.stages.artifacts import Prepared, initial_network, write_model
+from pipeline.stages.artifacts import initial_network, prepared_for, write_model
 
 
-def run(seed: int, model: Model, pretraining: Training, *, inputs: Mapping[str, Path], out: Path, context: Context) -> None:
+def run(
+    seed: int, model: Model, pretraining: Training, legacy: Legacy | None = None, *, inputs: Mapping[str, Path], out: Path, context: Context
+) -> None:
     """Train from weights drawn from `seed`, or from those that the model's settings name.
 
     Raises:
@@ -19,7 +22,7 @@ def run(seed: int, model: Model, pretraining: Training, *, inputs: Mapping[str, 
     """
     from pipeline.methods.training.loop import train
 
-    prepared = Prepared(inputs["prepare"])
+    prepared = prepared_for(legacy, inputs["prepare"], seed=seed, round=0)
     network, origin = initial_network(model, prepared, seed=seed, context=context)
     if pretraining.epochs == 0 and origin is not None and origin["head"] == "fresh":
         raise SettingsError(

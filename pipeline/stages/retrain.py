@@ -7,13 +7,24 @@ import numpy as np
 
 from pipeline.core.context import Context
 from pipeline.core.step import Stage
+from pipeline.methods.legacy import Legacy
 from pipeline.methods.models import Model
 from pipeline.methods.training.data import SampleSet, concatenate
 from pipeline.methods.training.settings import Retraining
-from pipeline.stages.artifacts import Made, Prepared, initial_network, read_model, write_model
+from pipeline.stages.artifacts import Made, Prepared, initial_network, prepared_for, read_model, write_model
 
 
-def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: Mapping[str, Path], out: Path, context: Context) -> None:
+def run(
+    seed: int,
+    round: int,
+    model: Model,
+    retraining: Retraining,
+    legacy: Legacy | None = None,
+    *,
+    inputs: Mapping[str, Path],
+    out: Path,
+    context: Context,
+) -> None:
     """Train on what is left of the plain samples and on the made ones.
 
     Raises:
@@ -21,12 +32,12 @@ def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: 
     """
     from pipeline.methods.training.loop import train
 
-    prepared = Prepared(inputs["prepare"])
+    prepared = prepared_for(legacy, inputs["prepare"], seed=seed, round=round)
     if retraining.start == "scratch":
         network, origin = initial_network(model, prepared, seed=seed, context=context)
     else:
         network, origin = read_model(inputs["model"], device=context.device), None
-    data, num_extra, num_made = training_set(prepared, inputs["augment"])
+    data, num_extra, num_made = training_set(prepared, inputs["augment"], legacy=legacy)
     validation = prepared.samples("validation") if "validation" in prepared.splits else None
     result = train(network, data, retraining, seed=seed, round=round, context=context, validation=validation, num_extra=num_extra)
     context.metrics.update(
@@ -42,7 +53,7 @@ def run(seed: int, round: int, model: Model, retraining: Retraining, *, inputs: 
         write_model(out, network, settings=model, facts=facts, history=result.history, vocabulary=vocabulary, origin=origin)
 
 
-def training_set(prepared: Prepared, augment: Path) -> tuple[SampleSet, int, int]:
+def training_set(prepared: Prepared, augment: Path, *, legacy: Legacy | None = None) -> tuple[SampleSet, int, int]:
     """(plain and made samples, how many plain samples more an epoch draws, number of made samples).
 
     Samples made of held-out ones have no part in it. In mode replace a made sample stands in its source's place, so that all arms draw in
@@ -50,8 +61,11 @@ def training_set(prepared: Prepared, augment: Path) -> tuple[SampleSet, int, int
     plain samples more as would have been made.
     """
     train, made = prepared.samples("train"), Made(augment)
+    legacy = legacy or Legacy()
+    if legacy.dead_proxies:
+        return train, 0, 0
     foreign = np.setdiff1d(made.sources, train.sample_ids_N)
-    if len(foreign) and not made.held_out_too:
+    if len(foreign) and not made.held_out_too and not legacy.resplit:
         raise ValueError(
             f"{augment} holds samples made from {len(foreign)} that are no training samples, such as sample_id {foreign[0]}; "
             "remove it and submit again"
@@ -59,7 +73,8 @@ def training_set(prepared: Prepared, augment: Path) -> tuple[SampleSet, int, int
     if not len(made.images):
         return train, len(made.sources) if made.mode == "append" else 0, 0
     if made.mode == "append":
-        return concatenate(train, made.like(train)), 0, len(made.images)
+        own = made.like(train).take(np.flatnonzero(np.isin(made.sources, train.sample_ids_N)))
+        return concatenate(train, own), 0, len(own)
     return made.in_place_of(train), 0, len(np.intersect1d(made.sources, train.sample_ids_N))
 
 

@@ -293,6 +293,14 @@ REFUSED = {
         "experiment: e\nsweep: {list: [{arm: plain}, {arm: top, rounds: 2}]}\ntable: {control: plan}",
         r"table\.control: unknown arm 'plan' \(nearest: plain; valid: plain, top\)",
     ),
+    "published defects in a table that is no audit": (
+        "experiment: e\nbase: {legacy: {resplit: true}, pretraining: {guide: {guide: aba, strength: 1.0, legacy_global_shift: true}}}",
+        r"arm 'base' repeats published defects \(legacy\.resplit, pretraining\.guide\.legacy_global_shift\), whose results are for audits",
+    ),
+    "a new split without validation samples": (
+        "experiment: e\nbase: {legacy: {resplit: true}, data: {dataset: mnist_small, folds: 1}}\ntable: {audit: true}",
+        r"legacy\.resplit draws training and validation samples anew, but data\.folds is 1; set data\.folds to 2 or more",
+    ),
     "an unknown arm as upper reference": (
         "experiment: e\nsweep: {list: [{arm: plain}, {arm: top, rounds: 2}]}\ntable: {control: plain, upper: tip}",
         r"table\.upper: unknown arm 'tip' \(nearest: top; valid: plain, top\)",

@@ -3,7 +3,7 @@ from math import inf, isnan, nan, sqrt
 import pandas as pd
 import pytest
 
-from results.summary import found_values, incomplete_runs, metrics_of, summarise
+from results.summary import found_values, incomplete_runs, metrics_of, repeated_defects, summarise
 
 
 def runs_of(**arms: list[float]) -> pd.DataFrame:
@@ -61,6 +61,15 @@ def test_a_gap_that_may_be_none_has_a_share_without_an_interval():
     assert all(map(isnan, share_of(runs_of(plain=[0.5], guided=[0.6], clean=[0.5]), "guided")))
     assert share_of(runs_of(plain=[0.5], guided=[0.75], clean=[1.0]), "guided")[0] == 0.5
     assert all(map(isnan, share_of(runs_of(plain=[0.5], guided=[0.75]), "guided")))
+
+
+def test_arms_that_repeat_published_defects_are_named_with_them():
+    runs = runs_of(plain=[0.5, 0.5], leaking=[0.9, 0.9], shifted=[0.5])
+    assert repeated_defects(runs) == []
+    runs["legacy.resplit"] = runs["arm"] == "leaking"
+    runs["pretraining.guide.legacy_global_shift"] = [None, None, False, False, True]
+    (sentence,) = repeated_defects(runs)
+    assert "leaking (legacy.resplit); shifted (pretraining.guide.legacy_global_shift)." in sentence
 
 
 def test_arms_stay_in_order_of_appearance():

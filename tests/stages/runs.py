@@ -41,6 +41,8 @@ sweep:
     - {{arm: grafted, augmentation: {{rule: replace_top, mode: replace, value: max, graft: true}}}}
     - {{arm: from scratch, augmentation: {{rule: replace_top, mode: append}}, retraining: {{start: scratch}}}}
     - {{arm: two rounds, rounds: 2, augmentation: {{rule: replace_top, mode: append}}}}
+    - {{arm: split anew, rounds: 2, augmentation: {{rule: replace_top, mode: append}}, legacy: {{resplit: true}}}}
+    - {{arm: dead proxies, augmentation: {{rule: replace_top, mode: append}}, legacy: {{dead_proxies: true}}}}
     - {{arm: nothing selected, selection: {{rule: misclassified}}, augmentation: {{rule: replace_top, mode: replace}},
         data: {{num_train: 20}}, pretraining: {{epochs: 200}}}}
     - {{arm: removed, selection: {{rule: all, held_out_too: true}}, target: {{target: predicted}}, evaluation: {{replaced: true}},
@@ -49,7 +51,7 @@ sweep:
         num_explained: {NUM_EXPLAINED}}}}}
     - {{arm: explained by chance, augmentation: {{rule: none}}, attribution: {{method: random}},
         evaluation: {{metrics: [accuracy, deletion_auc], num_explained: {NUM_EXPLAINED}}}}}
-table: {{control: none}}
+table: {{control: none, audit: true}}
 """
 
 

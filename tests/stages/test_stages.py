@@ -4,16 +4,18 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import load_file
 
 from pipeline.core.context import Context
 from pipeline.core.tables import ATTRIBUTED, INDEX, PREDICTIONS, read_table
+from pipeline.methods.legacy import Legacy
 from pipeline.methods.models import Mlp
 from pipeline.methods.training.settings import Retraining
 from pipeline.stages import STAGES, retrain
-from pipeline.stages.artifacts import Made, fresh_network, read_array, read_model
+from pipeline.stages.artifacts import Made, fresh_network, prepared_for, read_array, read_model
 from pipeline.stages.retrain import training_set
 from tests.stages.runs import (
     BATCH_SIZE,
@@ -194,6 +196,24 @@ def test_a_second_round_explains_the_model_that_the_first_one_left(finished):
     assert second.inputs["model"] == first.name
     one, two = (read_array(finished.folder("two rounds", "attribute", number) / "attributions.npy") for number in (1, 2))
     assert not np.array_equal(one, two)
+
+
+def test_a_published_resplit_validates_on_samples_that_were_trained_on_before_and_leaves_the_test_apart(finished):
+    first, second, third = (prepared_for(Legacy(resplit=True), finished.prepared().folder, seed=0, round=number) for number in range(3))
+    trained, validated = set(first.samples("train").sample_ids_N.tolist()), set(third.samples("validation").sample_ids_N.tolist())
+    assert (len(trained), len(validated)) == (NUM_PLAIN, NUM_VALIDATION)
+    assert len(validated & trained) > NUM_VALIDATION / 2  # Four in five of them, by chance.
+    assert len(validated & (trained | set(second.samples("train").sample_ids_N.tolist()))) > 0.8 * NUM_VALIDATION
+    for drawn in (first, second, third):
+        assert drawn.samples("test").sample_ids_N.tolist() == finished.prepared().samples("test").sample_ids_N.tolist()
+    judged = pq.read_table(finished.folder("split anew", "evaluate") / "predictions.parquet").to_pandas()
+    assert set(judged.loc[judged["split"] == "validation", "sample_id"]) == validated
+
+
+def test_dead_proxies_are_made_and_never_trained_on(finished):
+    metrics = finished.metrics("dead proxies", "retrain")
+    assert finished.metrics("dead proxies", "augment")["num_made"] == NUM_WORST
+    assert (metrics["num_made"], metrics["samples_seen"]) == (0, 2 * NUM_PLAIN)
 
 
 def test_a_second_round_adds_to_what_the_first_one_did(finished):

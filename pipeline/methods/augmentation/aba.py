@@ -24,6 +24,7 @@ from pipeline.methods.lazy import torch
 from pipeline.methods.sample_streams import uniform_on
 from pipeline.methods.tasks import Kind, Task
 
+Way = Literal[-1, 0, 1]
 Pattern = tuple[int, int, int]
 """Which way low, middle and high units move: -1 down, 0 not at all, 1 up."""
 STAY: Pattern = (0, 0, 0)
@@ -34,6 +35,13 @@ PATTERNS: dict[str, tuple[Pattern, ...]] = {
     "fast": (STAY, STAY, LOW_UP, LOW_DOWN, HIGH_UP, HIGH_DOWN, (-1, 0, 1), (1, 0, -1)),
 }
 """Of each variant, one of which a sample draws: those of the published table, of which repeated ones are drawn more often."""
+ALL_UP, ALL_DOWN = (1, 1, 1), (-1, -1, -1)
+GLOBAL_SHIFT: dict[str, tuple[Pattern, ...]] = {
+    "challenger": (STAY, STAY, STAY, STAY, ALL_UP, ALL_DOWN, HIGH_UP, HIGH_DOWN),
+    "mend": (ALL_UP, ALL_DOWN, LOW_UP, LOW_DOWN, HIGH_UP, HIGH_DOWN),
+    "fast": (STAY, STAY, ALL_UP, ALL_DOWN, HIGH_UP, HIGH_DOWN, (1, 1, 0), (-1, -1, 0)),
+}
+"""What the code published for images did: its table and its formula do not fit, so that the whole image becomes brighter or darker."""
 
 
 class Aba(Settings):
@@ -63,6 +71,11 @@ class Aba(Settings):
     """Acts in every n-th step; others are plain."""
     clamp: bool = False
     """Whether moved values stay within the range of the data."""
+    patterns: tuple[tuple[Way, Way, Way], ...] | None = Field(default=None, min_length=1, strict=False)
+    """Which way low, middle and high units move, -1 down, 0 not at all, 1 up: any of the 27 there are, such as [[0, 0, 1], [0, 0, -1]], of
+    which each sample draws one; None takes those of the variant."""
+    legacy_global_shift: bool = False
+    """Move what the code published for images moved: all units where it says low or middle ones. For audits."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -79,13 +92,15 @@ class Aba(Settings):
         low, high = self.quantiles
         if not 0 <= low < high <= 1:
             raise ValueError(f"quantiles must be 0 <= low < high <= 1, got {low:g} and {high:g}")
+        if self.patterns is not None and self.legacy_global_shift:
+            raise ValueError("legacy_global_shift brings its own patterns; leave it out, or patterns")
         return self
 
     def __call__(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
         """Samples whose pattern is to stay are the same bit for bit. See `Guide`."""
         x_BCHW = x_BCHW.detach()
         level_BCHW = self._levels(self._ranked(x_BCHW, truth, learner=learner, streams=streams))
-        patterns = PATTERNS[self.variant]
+        patterns = self.patterns or (GLOBAL_SHIFT if self.legacy_global_shift else PATTERNS)[self.variant]
         drawn_B = (streams.named("pattern").uniform(1)[:, 0] * len(patterns)).astype(np.int64)
         size_B = np.ones(len(x_BCHW)) if self.variant == "challenger" else np.abs(streams.named("size").normal(1)[:, 0])
         push_B3 = torch.from_numpy(self.strength * size_B[:, None] * np.array(patterns)[drawn_B]).to(x_BCHW)

@@ -1,5 +1,7 @@
 """Augmentation by attribution moves exactly the units that its pattern names, by what its settings say, and leaves no trace."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -43,12 +45,10 @@ def test_the_variants_leave_as_many_samples_alone_as_published():
     assert shares == {"challenger": 0.5, "mend": 0.0, "fast": 0.25}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_each_sample_moves_by_a_pattern_of_its_variant_at_the_units_it_names(variant):
+def patterns_used(guide):
     """The network is linear: the attribution of a class is its row of weights."""
-    guide, used = Aba(variant=variant, strength=0.3, target="label"), set()
-    phi_BU = WEIGHT[LABELS]
-    level_BU = phi_BU.sign() if variant == "fast" else quantile_levels(phi_BU)
+    used, phi_BU = set(), WEIGHT[LABELS]
+    level_BU = phi_BU.sign() if guide.variant == "fast" else quantile_levels(phi_BU)
     for push_U, level_U in zip(moved(guide) - X, level_BU, strict=True):
         by_level = [push_U[level_U == level].unique() for level in (-1, 0, 1)]
         # x + push - x gives the push up to the rounding of float64.
@@ -56,9 +56,29 @@ def test_each_sample_moves_by_a_pattern_of_its_variant_at_the_units_it_names(var
         assert all(float(values.max() - values.min()) < 1e-12 for values in by_level if len(values))
         largest = max(abs(amount) for amount in amounts)
         used.add(tuple(round(amount / largest) if largest > 1e-12 else 0 for amount in amounts))
-        if variant == "challenger":
+        if guide.variant == "challenger":
             assert largest == 0 or largest == pytest.approx(0.3)
-    assert used == set(PATTERNS[variant])
+    return used
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_sample_moves_by_a_pattern_of_its_variant_at_the_units_it_names(variant):
+    assert patterns_used(Aba(variant=variant, strength=0.3, target="label")) == set(PATTERNS[variant])
+
+
+@pytest.mark.parametrize("pattern", list(itertools.product((-1, 0, 1), repeat=3))[:-1], ids=str)
+def test_any_of_the_27_patterns_can_be_named(pattern):
+    assert patterns_used(Aba(strength=0.3, target="label", patterns=[pattern, (1, 1, 1)])) == {pattern, (1, 1, 1)}
+
+
+def test_the_published_global_shift_moves_all_units_where_it_says_low_or_middle_ones():
+    def shares(variant):
+        guide = Aba(variant=variant, strength=0.3, target="label", legacy_global_shift=True)
+        return {round(float(share), 6) for share in (moved(guide) != X).double().mean(1)}
+
+    assert shares("challenger") == {0.0, 0.1, 1.0}
+    assert shares("mend") == {0.1, 1.0}
+    assert patterns_used(Aba(variant="fast", strength=0.3, target="label", legacy_global_shift=True)) >= {(1, 0, 1), (-1, 0, -1)}
 
 
 def test_the_size_of_a_push_of_mend_is_that_of_a_normal_number():
@@ -184,3 +204,7 @@ def test_settings_that_mean_nothing_are_refused():
         parse(Aba, {"guide": "aba"}, where="guide")
     with pytest.raises(SettingsError, match=r"quantiles must be 0 <= low < high <= 1, got 0\.9 and 0\.1"):
         parse(Aba, {"strength": 0.3, "quantiles": [0.9, 0.1]}, where="guide")
+    with pytest.raises(SettingsError, match="patterns"):
+        parse(Aba, {"strength": 0.3, "patterns": [[0, 2, 0]]}, where="guide")
+    with pytest.raises(SettingsError, match="legacy_global_shift brings its own patterns"):
+        parse(Aba, {"strength": 0.3, "patterns": [[0, 1, 0]], "legacy_global_shift": True}, where="guide")

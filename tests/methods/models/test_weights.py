@@ -295,7 +295,7 @@ def test_published_weights_of_resnet20_score_what_was_published_without_training
     prepare.run(Cifar10(normalise="imagenet"), inputs={}, out=inputs["prepare"], context=context)
     pretrain.run(0, settings, Training(epochs=0), inputs={"prepare": inputs["prepare"]}, out=inputs["model"], context=context)
     evaluation = Evaluation(metrics=(Accuracy(),))
-    evaluate.run(0, evaluation, None, None, inputs=inputs, out=tmp_path / "evaluate", context=context)
+    evaluate.run(0, 0, evaluation, None, None, inputs=inputs, out=tmp_path / "evaluate", context=context)
     # 0.9173 was published for all 10,000 test images; the first 1,017 of them have 0.9164.
     wanted = 0.9164 if len(Prepared(inputs["prepare"]).samples("test")) == 1017 else 0.9173
     assert context.metrics["test.accuracy"] == pytest.approx(wanted, abs=0.0005)
