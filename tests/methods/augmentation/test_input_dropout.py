@@ -104,9 +104,9 @@ def test_a_hidden_segment_becomes_the_line_between_what_stays_on_both_sides():
 
 
 @pytest.mark.parametrize(("fill", "token"), [("zero", PADDING), ("unknown", UNKNOWN)])
-@pytest.mark.parametrize("ranking", RANKINGS)
-def test_words_are_masked_among_those_of_the_text_alone(ranking, fill, token):
-    found = hidden(InputDropout(share=0.3, fill=fill, ranking=ranking), TOKENS)
+@pytest.mark.parametrize(("ranking", "randomness"), [*((ranking, 0.0) for ranking in RANKINGS), ("attribution", 0.3)])
+def test_words_are_masked_among_those_of_the_text_alone(ranking, randomness, fill, token):
+    found = hidden(InputDropout(share=0.3, fill=fill, ranking=ranking, randomness=randomness), TOKENS)
     lengths, masked = (TOKENS != PADDING).sum(1), found != TOKENS
     assert found.dtype == TOKENS.dtype
     assert masked.sum(1).tolist() == [min(int(length), max(1, round(0.3 * int(length)))) for length in lengths]
