@@ -129,7 +129,7 @@ class _Maker:
             images_BCHW[had_B] = earlier.images[np.searchsorted(earlier.sources, ids_B[had_B])]
         return images_BCHW
 
-    def _seen(self, ids_B: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _seen(self, ids_B: NDArray[np.int64]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
         """What a rule sees of chosen samples: images, attributions, and where earlier rounds changed them (B, H, W)."""
         images_BCHW, phi_BCHW = self._current(ids_B), np.array(self.phi[np.searchsorted(self.sources.chosen_N, ids_B)])
         changed_BHW = (images_BCHW != self.plain[ids_B]).any(axis=1)

@@ -49,19 +49,19 @@ def test_a_dry_run_cuts_arrays_as_the_submission_would(monkeypatch, console, tmp
     answers(monkeypatch, "MaxArraySize = 7\n")
     output = dry_run(console, tmp_path)
     arrays = [part.split("%")[0] for part in output.split("--array=")[1:]]
-    assert sum(array.count(",") + 1 for array in arrays) == 127
+    assert sum(array.count(",") + 1 for array in arrays) == 157
     assert max(int(index) for array in arrays for index in array.split(",")) == 6
     assert "refused" not in output
 
 
 def test_a_dry_run_says_what_the_cluster_would_refuse(monkeypatch, console, tmp_path):
     answers(monkeypatch, "MaxJobCount = 100\n")
-    assert "would be refused: 127 elements and the collecting job, but you may have 100 submitted" in dry_run(console, tmp_path)
+    assert "would be refused: 157 elements and the collecting job, but you may have 100 submitted" in dry_run(console, tmp_path)
 
 
 def test_a_dry_run_of_the_local_back_end_does_not_ask_slurm(monkeypatch, console, tmp_path):
     monkeypatch.setattr(slurm, "is_there", lambda: pytest.fail("asked"))
-    assert "127 to run" in dry_run(console, tmp_path, backend="local")
+    assert "157 to run" in dry_run(console, tmp_path, backend="local")
 
 
 def test_what_others_finish_while_a_submission_waits_for_its_turn_is_not_submitted(monkeypatch, console, finished, tmp_path):
