@@ -17,7 +17,7 @@ from pipeline.core.settings import Settings
 from pipeline.methods.attribution.engine import as_found
 from pipeline.methods.attribution.passes import input_gradient
 from pipeline.methods.attribution.target import Score
-from pipeline.methods.augmentation.attributed import RULES
+from pipeline.methods.augmentation.attributed import RULES, Resolution, at_resolution, kinds_at
 from pipeline.methods.augmentation.guide import Learner
 from pipeline.methods.inference import full_float32
 from pipeline.methods.lazy import torch
@@ -67,6 +67,8 @@ class Aba(Settings):
     """What moves together: each value for itself; or all channels of a place in images and signals, ranked by their sum."""
     ranking: Literal["attribution", "inverted", "random"] = "attribution"
     """What low and high are of: the attribution; its opposite; or numbers drawn at random, the control of equal size."""
+    resolution: Resolution = "full"
+    """half attributes images at half their height and width, which takes a network that pools over all places and a quarter of the time."""
     every: int = Field(default=1, ge=1)
     """Acts in every n-th step; others are plain."""
     clamp: bool = False
@@ -80,7 +82,7 @@ class Aba(Settings):
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """See `Guide.kinds`. Features have no places whose channels could move together."""
-        return ("image", "signal") if self.unit == "pixel" else ("image", "signal", "features")
+        return kinds_at(self.resolution, ("image", "signal") if self.unit == "pixel" else ("image", "signal", "features"))
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -124,7 +126,8 @@ class Aba(Settings):
 
     def _attributed(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
         """(B, C, H, W) signed gradient of the target by the input, in eval mode, with no trace left in the network."""
-        with as_found(learner.model) as model, full_float32():
+        with as_found(learner.model) as bare_model, full_float32():
+            model = at_resolution(bare_model, self.resolution)
             if rule := RULES.get(self.target):
                 return input_gradient(model, x_BCHW, rule(model, x_BCHW, truth))
             return input_gradient(model, x_BCHW, lambda outputs_BK: self._drawn(outputs_BK.detach(), streams=streams)(outputs_BK))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pipeline.core.randomness import SampleStreams
-from pipeline.methods.augmentation.attributed import Looking, highest
+from pipeline.methods.augmentation.attributed import Looking, highest, kinds_at
 from pipeline.methods.augmentation.guide import Learner
 from pipeline.methods.lazy import torch
 from pipeline.methods.sample_streams import uniform_on
@@ -94,13 +94,16 @@ class HidingUnits(Hiding):
     @model_validator(mode="after")
     def _check_channels(self) -> HidingUnits:
         if not self.kinds:
-            raise ValueError(f"fill {self.fill} is for words, which have no channels to be hidden apart; leave channels out")
+            raise ValueError(
+                f"fill {self.fill} is for words, which have no channels to be hidden apart and no half resolution; leave both out"
+            )
         return self
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """See `Guide.kinds`."""
-        return tuple(kind for kind in FILLED[self.fill] if self.channels == "together" or kind in ("image", "signal"))
+        kinds = kinds_at(self.resolution, FILLED[self.fill])
+        return tuple(kind for kind in kinds if self.channels == "together" or kind in ("image", "signal"))
 
     def without_units(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
         """The samples with their units hidden; those given stay as they are."""

@@ -3,9 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
+from pipeline.methods.attribution.passes import input_gradient
 from pipeline.methods.augmentation import GUIDES, Aba, BoxDropout, InputDropout, Noise, SelectiveCut, SelectivePaste
 from pipeline.methods.augmentation.aba import PATTERNS
+from pipeline.methods.augmentation.attributed import at_resolution
 from tests.methods.augmentation.support import FORMS, LABELS, NUM, RANDOM, RANKINGS, learner_of, model_for, streams_of
 
 LOOKING = (
@@ -28,6 +31,33 @@ over_all_guides = pytest.mark.parametrize(
 
 def changed(guide, x, labels=LABELS, *, model=None, streams=None):
     return guide(x, labels, learner=learner_of(model or model_for(x)), streams=streams or streams_of(len(x)))
+
+
+def of_any_size():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)).double()
+
+
+@pytest.mark.parametrize("height", [8, 7])
+def test_at_half_resolution_a_network_sees_means_of_four_pixels_and_each_has_its_part_of_their_gradient(height):
+    x, model = FORMS["image"][:, :, :height], of_any_size()
+    small = nn.functional.avg_pool2d(x, 2, ceil_mode=True).requires_grad_()
+    (of_small,) = torch.autograd.grad(model(small).amax(1).sum(), small)
+    found = input_gradient(at_resolution(model, "half"), x, lambda outputs: outputs.amax(1))
+    assert found.shape == x.shape
+    assert_close(found[:, :, :6, :], of_small.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :6] / 4)
+    assert at_resolution(model, "full") is model
+
+
+@pytest.mark.parametrize(
+    "guide", [Aba(strength=0.3, resolution="half"), SelectiveCut(size_px=3, resolution="half")], ids=lambda one: one.guide
+)
+def test_half_resolution_is_for_images_and_for_networks_that_take_any_size(guide):
+    x = FORMS["image"]
+    assert guide.kinds == ("image",)
+    assert not torch.equal(changed(guide, x, model=of_any_size()), x)
+    with pytest.raises(ValueError, match=r"resolution half: the network does not take images of half of \(8, 6\) pixels"):
+        changed(guide, x)
 
 
 def test_there_is_an_example_of_every_guide():
