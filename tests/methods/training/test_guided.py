@@ -58,7 +58,7 @@ def test_a_guide_acts_in_every_nth_step(every):
 def test_the_history_says_what_a_guide_moved():
     """36 pixels, of which a tenth, rounded up, is low and as many are high; challenger moves one of the two in half of the samples."""
     data = SampleSet.of(np.tile(PIXELS, (100, 1, 1, 1)), labels=np.arange(2400) % 3, mean=0.5, std=0.25)
-    (row,) = trained(guided(Aba(strength=0.3), epochs=1, batch_size=800), data=data)[1].history
+    (row,) = trained(guided(Aba(strength=0.3, every=1), epochs=1, batch_size=800), data=data)[1].history
     spread = (4 / 36) * (0.5 * 0.5 / 2400) ** 0.5
     assert abs(row["moved_share"] - 0.5 * 4 / 36) < 4 * spread
     assert row["moved_distance"] == pytest.approx(row["moved_share"] * 36 / 4 * 0.3 * 4**0.5, rel=1e-3)

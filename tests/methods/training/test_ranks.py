@@ -38,7 +38,7 @@ SETTINGS = {
     "mixed by saliency": Training(epochs=2, batch_size=7, mixing=SaliencyMix(), micro_batches=2),
     "mixed by cells": Training(epochs=2, batch_size=7, mixing=AttentiveCutMix(grid=3, k=2)),
     "part of it": Training(epochs=2, batch_size=7, trained_blocks=1, head_learning_rate=0.1),
-    "guided": Training(epochs=2, batch_size=7, guide=Aba(strength=0.3, variant="mend"), micro_batches=2),
+    "guided": Training(epochs=2, batch_size=7, guide=Aba(strength=0.3, variant="mend", every=1), micro_batches=2),
     "hidden": Training(epochs=2, batch_size=7, guide=InputDropout(share=0.2, randomness=0.3, probability=0.7), micro_batches=2),
     "boxes": Training(epochs=2, batch_size=7, guide=BoxDropout(k=3, fill="noise")),
     "kept": Training(epochs=2, batch_size=7, guide=SelectiveCut(size_px=3), micro_batches=2),
