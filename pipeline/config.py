@@ -1,5 +1,7 @@
 """RunConfig: every setting that decides the result of one run. How it is launched is not here."""
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from pipeline.core.settings import Settings, members, tag, tag_field
@@ -22,7 +24,7 @@ from pipeline.methods.legacy import Legacy
 from pipeline.methods.metrics import PREDICTION, Agreement, Evaluation, ExactCounterpart, KnownTruth, TopK
 from pipeline.methods.models import ImageModel, ImagenetModel, Model, Oracle, SmallCnn, TextModel
 from pipeline.methods.tasks import TokenMaps
-from pipeline.methods.training.settings import Retraining, Training
+from pipeline.methods.training.settings import Retraining, Schedule, Training, num_rounds
 
 
 class RunConfig(Settings):
@@ -50,6 +52,9 @@ class RunConfig(Settings):
     """How often attribute, augment and retrain follow each other; without meaning where `augmentation` is none."""
     retraining: Retraining = Field(default_factory=Retraining)
     """How the model is trained on what augmentation made."""
+    schedule: Schedule | None = Field(default=None, strict=False)
+    """Epochs and rounds in their order, such as [5, p, 9, p, 4]: 5 epochs, a round, 9 epochs, a round, 4 epochs, under one schedule of the
+    learning rate. Where given, it decides in place of `rounds` and the epochs of pretraining and retraining; [40] has no round."""
     evaluation: Evaluation = Field(default_factory=Evaluation)
     """What is measured at the end."""
     legacy: Legacy | None = None
@@ -72,6 +77,29 @@ class RunConfig(Settings):
         for where, settings in named:
             found += [f"{where}.{name}" for name, value in settings or () if name.startswith("legacy_") and value]
         return tuple(found)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_rounds(cls, given: Any) -> Any:
+        """Take the number of rounds from the schedule, where that is given."""
+        if not isinstance(given, dict) or not isinstance(given.get("schedule"), list | tuple):
+            return given
+        return given | {"rounds": max(1, sum(item == "p" for item in given["schedule"]))}
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> "RunConfig":
+        if self.schedule is None:
+            return self
+        needs_rounds = not isinstance(self.augmentation, NoAugmentation)
+        if (num_rounds(self.schedule) > 0) != needs_rounds:
+            raise ValueError(
+                f"schedule {list(self.schedule)} has {num_rounds(self.schedule)} rounds, and augmentation {self.augmentation.rule} "
+                f"{'needs one or more' if needs_rounds else 'has none'}; write a p for each round, or no p"
+            )
+        for name, training in (("pretraining", self.pretraining), ("retraining", self.retraining)):
+            if training.early_stop_epochs is not None or (name == "retraining" and self.retraining.start == "scratch"):
+                raise ValueError(f"{name}: a schedule goes on from round to round; leave early_stop_epochs out, and start pretrained")
+        return self
 
     @model_validator(mode="after")
     def _check_legacy(self) -> "RunConfig":

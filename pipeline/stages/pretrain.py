@@ -8,12 +8,20 @@ from pipeline.core.settings import SettingsError
 from pipeline.core.step import Stage
 from pipeline.methods.legacy import Legacy
 from pipeline.methods.models import Model
-from pipeline.methods.training.settings import Training
+from pipeline.methods.training.settings import Schedule, Training, scheduled
 from pipeline.stages.artifacts import initial_network, prepared_for, write_model
 
 
 def run(
-    seed: int, model: Model, pretraining: Training, legacy: Legacy | None = None, *, inputs: Mapping[str, Path], out: Path, context: Context
+    seed: int,
+    model: Model,
+    pretraining: Training,
+    schedule: Schedule | None = None,
+    legacy: Legacy | None = None,
+    *,
+    inputs: Mapping[str, Path],
+    out: Path,
+    context: Context,
 ) -> None:
     """Train from weights drawn from `seed`, or from those that the model's settings name.
 
@@ -22,6 +30,7 @@ def run(
     """
     from pipeline.methods.training.loop import train
 
+    pretraining = scheduled(pretraining, schedule, round=0)
     prepared = prepared_for(legacy, inputs["prepare"], seed=seed, round=0)
     network, origin = initial_network(model, prepared, seed=seed, context=context)
     if pretraining.epochs == 0 and origin is not None and origin["head"] == "fresh":

@@ -10,7 +10,7 @@ from pipeline.core.step import Stage
 from pipeline.methods.legacy import Legacy
 from pipeline.methods.models import Model
 from pipeline.methods.training.data import SampleSet, concatenate
-from pipeline.methods.training.settings import Retraining
+from pipeline.methods.training.settings import Retraining, Schedule, scheduled
 from pipeline.stages.artifacts import Made, Prepared, initial_network, prepared_for, read_model, write_model
 
 
@@ -19,6 +19,7 @@ def run(
     round: int,
     model: Model,
     retraining: Retraining,
+    schedule: Schedule | None = None,
     legacy: Legacy | None = None,
     *,
     inputs: Mapping[str, Path],
@@ -32,6 +33,7 @@ def run(
     """
     from pipeline.methods.training.loop import train
 
+    training = scheduled(retraining, schedule, round=round)
     prepared = prepared_for(legacy, inputs["prepare"], seed=seed, round=round)
     if retraining.start == "scratch":
         network, origin = initial_network(model, prepared, seed=seed, context=context)
@@ -39,7 +41,7 @@ def run(
         network, origin = read_model(inputs["model"], device=context.device), None
     data, num_extra, num_made = training_set(prepared, inputs["augment"], legacy=legacy)
     validation = prepared.samples("validation") if "validation" in prepared.splits else None
-    result = train(network, data, retraining, seed=seed, round=round, context=context, validation=validation, num_extra=num_extra)
+    result = train(network, data, training, seed=seed, round=round, context=context, validation=validation, num_extra=num_extra)
     context.metrics.update(
         samples_seen=result.samples_seen,
         num_steps=result.num_steps,

@@ -297,6 +297,18 @@ REFUSED = {
         "experiment: e\nbase: {legacy: {resplit: true}, pretraining: {guide: {guide: aba, strength: 1.0, legacy_global_shift: true}}}",
         r"arm 'base' repeats published defects \(legacy\.resplit, pretraining\.guide\.legacy_global_shift\), whose results are for audits",
     ),
+    "rounds of a run that has none": (
+        "experiment: e\nbase: {schedule: [5, p, 4]}",
+        r"schedule \[5, 'p', 4\] has 1 rounds, and augmentation none has none; write a p for each round, or no p",
+    ),
+    "rounds that are missing": (
+        "experiment: e\nbase: {schedule: [9], augmentation: {rule: replace_top}}",
+        r"schedule \[9\] has 0 rounds, and augmentation replace_top needs one or more",
+    ),
+    "a schedule that begins anew": (
+        "experiment: e\nbase: {schedule: [5, p, 4], augmentation: {rule: replace_top}, retraining: {start: scratch}}",
+        r"retraining: a schedule goes on from round to round; leave early_stop_epochs out, and start pretrained",
+    ),
     "a new split without validation samples": (
         "experiment: e\nbase: {legacy: {resplit: true}, data: {dataset: mnist_small, folds: 1}}\ntable: {audit: true}",
         r"legacy\.resplit draws training and validation samples anew, but data\.folds is 1; set data\.folds to 2 or more",

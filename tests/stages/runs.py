@@ -41,6 +41,7 @@ sweep:
     - {{arm: grafted, augmentation: {{rule: replace_top, mode: replace, value: max, graft: true}}}}
     - {{arm: from scratch, augmentation: {{rule: replace_top, mode: append}}, retraining: {{start: scratch}}}}
     - {{arm: two rounds, rounds: 2, augmentation: {{rule: replace_top, mode: append}}}}
+    - {{arm: scheduled, schedule: [1, p, 2, p, 1], augmentation: {{rule: replace_top, mode: append}}}}
     - {{arm: split anew, rounds: 2, augmentation: {{rule: replace_top, mode: append}}, legacy: {{resplit: true}}}}
     - {{arm: dead proxies, augmentation: {{rule: replace_top, mode: append}}, legacy: {{dead_proxies: true}}}}
     - {{arm: nothing selected, selection: {{rule: misclassified}}, augmentation: {{rule: replace_top, mode: replace}},

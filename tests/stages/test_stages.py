@@ -198,6 +198,16 @@ def test_a_second_round_explains_the_model_that_the_first_one_left(finished):
     assert not np.array_equal(one, two)
 
 
+def test_a_schedule_says_how_many_epochs_each_round_has_under_one_learning_rate(finished):
+    chain = [step for step in finished.chain("scheduled") if step.stage in ("pretrain", "retrain")]
+    histories = [json.loads((finished.store.folder(step.name) / "history.json").read_text()) for step in chain]
+    assert [(step.stage, step.round) for step in chain] == [("pretrain", 0), ("retrain", 1), ("retrain", 2)]
+    assert [len(history) for history in histories] == [1, 2, 1]
+    rates = [row["learning_rate"] for history in histories for row in history]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.2 * rates[0]
+
+
 def test_a_published_resplit_validates_on_samples_that_were_trained_on_before_and_leaves_the_test_apart(finished):
     first, second, third = (prepared_for(Legacy(resplit=True), finished.prepared().folder, seed=0, round=number) for number in range(3))
     trained, validated = set(first.samples("train").sample_ids_N.tolist()), set(third.samples("validation").sample_ids_N.tolist())

@@ -31,6 +31,10 @@ def learning_rate_at(step: int, total_steps: int, settings: Training) -> float:
     Cosine: Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, one cycle down to 0. One cycle: Smith and Topin 2017,
     arXiv:1708.07120, as torch's OneCycleLR has it, but for the momentum, which stays.
     """
+    before, epochs = settings.schedule_part or (0, settings.epochs)
+    if settings.schedule_part is not None:
+        epoch_steps = total_steps // settings.epochs
+        step, total_steps = before * epoch_steps + step, epochs * epoch_steps
     if settings.schedule == "one_cycle":
         return settings.learning_rate * _one_cycle(step, total_steps, rising=settings.warmup_fraction)
     warmup_steps = round(settings.warmup_fraction * total_steps)
@@ -39,7 +43,7 @@ def learning_rate_at(step: int, total_steps: int, settings: Training) -> float:
     if settings.schedule == "constant":
         return settings.learning_rate
     if settings.schedule == "step":
-        epoch = step * settings.epochs // total_steps
+        epoch = step * epochs // total_steps
         return settings.learning_rate * settings.decay_factor ** (epoch // settings.decay_epochs)
     done_fraction = (step - warmup_steps) / (total_steps - warmup_steps)
     return settings.learning_rate * (1 + math.cos(math.pi * done_fraction)) / 2

@@ -33,6 +33,9 @@ class Training(Settings):
     schedule: Literal["cosine", "constant", "step", "one_cycle"] = "cosine"
     """Learning rate after the warm-up: half a cosine down to 0; the peak throughout; the peak times `decay_factor` for each
     `decay_epochs` that have passed; or one cycle, whose warm-up begins at 1/25 of the peak and whose half cosine ends at 1/250,000."""
+    schedule_part: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = Field(default=None, strict=False)
+    """Where these epochs lie in a longer schedule: how many came before them, and how many there are in all; the learning rate goes on as
+    it would have without a break. None: they are all of it."""
     decay_epochs: int = Field(default=30, ge=1)
     """Epochs after which schedule step lowers the learning rate, each time again."""
     decay_factor: float = Field(default=0.1, gt=0, lt=1)
@@ -73,6 +76,15 @@ class Training(Settings):
     """Compiles the network for training (torch.compile), which takes a C++ compiler and a minute or so; all else uses it as it is."""
 
     @model_validator(mode="after")
+    def _check_part(self) -> "Training":
+        if self.schedule_part is not None and sum((self.schedule_part[0], self.epochs)) > self.schedule_part[1]:
+            before, total = self.schedule_part
+            raise ValueError(
+                f"schedule_part: {before} epochs before these {self.epochs} are more than {total}; set the second number higher"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_guide(self) -> "Training":
         if self.guide is not None and self.mixing is not None:
             raise ValueError(f"guide {self.guide.guide} attributes samples that have one truth each; leave it out, or mixing")
@@ -92,6 +104,29 @@ class Training(Settings):
         if self.penalty.needs_mask and not all(isinstance(transform, Crop | Flip) for transform in self.transforms):
             raise ValueError(f"{name} needs masks, which follow an image that is cropped or flipped only; leave out other transforms")
         return self
+
+
+Schedule = tuple[Annotated[int, Field(ge=1)] | Literal["p"], ...]
+"""Epochs of training, and the rounds between them."""
+
+
+def num_rounds(schedule: Schedule) -> int:
+    """How many rounds there are.
+
+    Raises:
+        ValueError: numbers and 'p' do not take turns, beginning and ending with a number.
+    """
+    if not schedule or any((item == "p") != (place % 2 == 1) for place, item in enumerate(schedule)) or schedule[-1] == "p":
+        raise ValueError(f"schedule: wanted epochs with p between them, such as [20, p, 19], got {list(schedule)}")
+    return len(schedule) // 2
+
+
+def scheduled(training: Training, schedule: Schedule | None, *, round: int) -> Training:
+    """The training of round 0, which is pretraining, 1, 2, ..., as the schedule has it; as it is where there is none."""
+    if schedule is None:
+        return training
+    epochs = [int(item) for item in schedule if item != "p"]
+    return training.model_copy(update={"epochs": epochs[round], "schedule_part": (sum(epochs[:round]), sum(epochs))})
 
 
 class Retraining(Training):

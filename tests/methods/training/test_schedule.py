@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.methods.training.schedule import epoch_order, learning_rate_at
-from pipeline.methods.training.settings import Training
+from pipeline.methods.training.settings import Training, num_rounds, scheduled
 
 
 def order(num=10, extra=0, *, seed=0, epoch=0):
@@ -63,6 +63,30 @@ def test_a_stepped_schedule_falls_by_its_factor_after_so_many_epochs():
     settings = Training(learning_rate=2.0, warmup_fraction=0.0, schedule="step", epochs=6, decay_epochs=2, decay_factor=0.5)
     rates = [learning_rate_at(step, 18, settings) for step in range(18)]  # 3 steps an epoch
     assert rates == [2.0] * 6 + [1.0] * 6 + [0.5] * 6
+
+
+PROXY_ATTENTION = (5, "p", 9, "p", 9, "p", 9, "p", 4)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "one_cycle", "constant"])
+def test_the_learning_rate_of_rounds_is_that_of_their_epochs_in_one_go(schedule):
+    given = Training(schedule=schedule, epochs=36, decay_epochs=7)
+    whole = [learning_rate_at(step, 36 * 3, given) for step in range(36 * 3)]
+    parts = [scheduled(given, PROXY_ATTENTION, round=number) for number in range(5)]
+    assert [part.epochs for part in parts] == [5, 9, 9, 9, 4]
+    assert [rate for part in parts for rate in (learning_rate_at(step, part.epochs * 3, part) for step in range(part.epochs * 3))] == whole
+
+
+def test_longer_epochs_of_a_round_fall_as_far_as_those_of_plain_samples():
+    (first, last) = (scheduled(Training(), (2, "p", 2), round=number) for number in range(2))
+    assert learning_rate_at(0, 2 * 30, last) == pytest.approx(learning_rate_at(0, 2 * 10, last), rel=0.05)
+    assert learning_rate_at(0, 2 * 10, last) < learning_rate_at(19, 2 * 10, first)
+
+
+@pytest.mark.parametrize("wrong", [(), ("p", 5), (5, "p"), (5, 9), (5, "p", "p", 4)])
+def test_a_schedule_that_is_none_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"wanted epochs with p between them, such as \[20, p, 19\]"):
+        num_rounds(wrong)
 
 
 @pytest.mark.parametrize("rising", [0.3, 0.25, 0.1])
