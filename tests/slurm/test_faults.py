@@ -59,12 +59,17 @@ def test_a_step_that_is_killed_for_its_memory_is_given_more(user, strict):
     assert len(user.submissions("faults")) > 1
 
 
-def test_an_element_that_its_node_could_not_start_is_run_on_another(user, strict):
+@pytest.mark.parametrize("backend", ["slurm", "submitit"])
+def test_an_element_that_its_node_could_not_start_is_run_on_another(user, strict, backend):
     cluster, faulty = strict
+
+    def element(submission: int) -> str:
+        return user.submissions("faults")[submission]["prepare-0"] + ("_0" if backend == "slurm" else "")  # submitit: a plain job.
+
     faulty.touch()
     changes = ("--set", "resources.pretrain.memory_gb=1", "--set", "base.pretraining.epochs=1")
-    user.attrain("submit", str(user.store.parent / "faults.yaml"), *changes)
-    prepare = f"{user.submissions('faults')[0]['prepare-0']}_0"
+    user.attrain("submit", str(user.store.parent / "faults.yaml"), f"--backend={backend}", *changes)
+    prepare = element(0)
     try:
         cluster.wait_until(lambda: "launch" in cluster.run("squeue", "--noheader", "--format=%r", f"--jobs={prepare}"))
     finally:
@@ -72,11 +77,11 @@ def test_an_element_that_its_node_could_not_start_is_run_on_another(user, strict
     node = cluster.runs(prepare)[0][1]
     try:
         assert "its node could not start it, and it is held" in user.attrain("status", "faults")
-        printed = user.attrain("retry", "faults")
+        printed = user.attrain("retry", "faults", f"--backend={backend}")
         cluster.wait_until(lambda: not cluster.squeue())
     finally:
         cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
-    again = f"{user.submissions('faults')[1]['prepare-0']}_0"
+    again = element(1)
     assert f"node fault (LAUNCH_FAILED)  run again, not on {node}" in printed
     assert [state for state, _ in cluster.runs(again)] == ["COMPLETED"]
     assert {node, cluster.runs(again)[0][1]} == {"node1", "node2"}
