@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.conftest import Cluster, User, fresh_cluster
+from tests.slurm.conftest import WAIT_S, Cluster, User, fresh_cluster
 
 pytestmark = pytest.mark.slurm
 
@@ -44,17 +44,18 @@ def user(strict, checkout, tmp_path) -> User:
     return user
 
 
-def test_a_step_that_is_killed_for_its_memory_is_given_more(user, strict):
+@pytest.mark.parametrize("backend", ["slurm", "submitit"])
+def test_a_step_that_is_killed_for_its_memory_is_given_more(user, strict, backend):
     cluster, _ = strict
-    user.attrain("submit", str(user.store.parent / "faults.yaml"))
-    cluster.wait_until(lambda: not cluster.squeue())
+    user.attrain("submit", str(user.store.parent / "faults.yaml"), f"--backend={backend}")
+    cluster.wait_until(lambda: not cluster.squeue(), timeout_s=2 * WAIT_S)
     assert user.reasons("faults", code=1)["pretrain-0"][0] == "failed"
     assert "exceeded memory limit" in user.printed("pretrain-0", "faults")
     for _ in range(9):
-        if "nothing to run again" in (printed := user.attrain("retry", "faults")):
+        if "nothing to run again" in (printed := user.attrain("retry", "faults", f"--backend={backend}")):
             break
         assert re.search(r"^pretrain-0 \S+  out of memory  run again with [\d.]+ GiB a node instead of [\d.]+$", printed, re.MULTILINE)
-        cluster.wait_until(lambda: not cluster.squeue())
+        cluster.wait_until(lambda: not cluster.squeue(), timeout_s=2 * WAIT_S)
     assert user.states("faults") == {"prepare": {"done": 1}, "pretrain": {"done": 1}, "evaluate": {"done": 1}}
     assert len(user.submissions("faults")) > 1
 
