@@ -24,6 +24,8 @@ sweep:
     - {arm: bottom, augmentation: {rule: replace_bottom}}
     - {arm: grafted, augmentation: {graft: true, mode: replace}}
     - {arm: two rounds, rounds: 2}
+    - {arm: removed, selection: {rule: all, held_out_too: true}, target: {target: predicted}, evaluation: {replaced: true},
+       augmentation: {mode: replace}, retraining: {start: scratch}}
 """
 TEXT = f"""
 experiment: words
@@ -98,7 +100,7 @@ def highest(finished: Finished, arm: str) -> np.ndarray:
     return rank < number[:, None]
 
 
-def test_just_the_units_with_the_highest_attribution_change(finished):
+def test_exactly_the_units_with_the_highest_attribution_change(finished):
     columns, made = finished.made("top")
     changed = units(made != sources(finished, "top"))
     np.testing.assert_array_equal(changed, highest(finished, "top"))
@@ -149,6 +151,15 @@ def test_made_samples_are_trained_on_with_the_truth_of_their_sources(finished):
         assert data.task == train.task
     position = np.flatnonzero(np.isin(replaced.sample_ids_N, finished.made("grafted")[0]["source_sample_id"]))
     np.testing.assert_array_equal(replaced.stored(position), finished.made("grafted")[1])
+
+
+def test_what_is_removed_from_held_out_samples_is_measured_with_their_own_truth(finished):
+    prepared, (_, made) = finished.prepared("removed"), finished.made("removed")
+    test = prepared.samples("test")
+    seen = Made(finished.folder("removed", "augment")).in_place_of(test)
+    np.testing.assert_array_equal(seen.stored(slice(None)), made[test.sample_ids_N])
+    np.testing.assert_array_equal(seen.truth, test.truth)
+    assert finished.metrics("removed", "evaluate")["test.num_samples"] == len(test)
 
 
 def test_a_second_round_leaves_alone_what_the_first_one_changed(finished):
