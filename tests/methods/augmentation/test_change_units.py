@@ -143,6 +143,11 @@ def test_random_words_among_changed_ones_are_those_that_are_known():
     x = torch.tensor([[1, 6, 1, 7, 1, 0, 0]], dtype=torch.int32).repeat(50, 1)
     made = ReplaceRandom(fraction=0.4, value="unknown", among="changed")(x, torch.zeros(x.shape), streams=streams_of(50))
     assert made.tolist() == [[1, 1, 1, 1, 1, 0, 0]] * 50
+    pairs = torch.tensor([[1, 0, 6, 0]], dtype=torch.int32).repeat(50, 1)
+    made = ReplaceRandom(fraction=0.5, value="unknown", among="changed", unit_size=2)(
+        pairs, torch.zeros(pairs.shape), streams=streams_of(50)
+    )
+    assert made.tolist() == [[1, 0, 1, 0]] * 50
 
 
 def test_repeated_samples_of_any_kind_are_copies():
