@@ -18,6 +18,7 @@ from pipeline.methods.attribution import (
     TrueLabel,
 )
 from pipeline.methods.augmentation import Augmentation, ClassBalanced, Misclassified, NoAugmentation, SameCompute, Selection, Worst
+from pipeline.methods.augmentation.change import MADE_OF
 from pipeline.methods.datasets import Additive, Dataset, MnistSmall, News20, PtbXl, Shortcut
 from pipeline.methods.datasets.splits import ImageSettings
 from pipeline.methods.legacy import Legacy
@@ -166,8 +167,17 @@ class RunConfig(Settings):
         field, own = self._own_data
         if isinstance(self.model, TextModel) and isinstance(own, News20) and not (self.model.width or own.vectors):
             raise ValueError(f"model {self.model.model} needs the size of its words' vectors; set model.width, or {field}.vectors")
-        if kind != "image" and not isinstance(self.augmentation, NoAugmentation | SameCompute):
-            raise ValueError(f"augmentation {self.augmentation.rule} changes images, and data set {name} has {kind}; set its rule to none")
+        if kind not in self.augmentation.kinds:
+            values = [value for value, kinds in MADE_OF.items() if kind in kinds]
+            remedy = (
+                f"set its value to {' or '.join(values)}, channels to together"
+                if values
+                else "set its rule to none, same_compute or repeat"
+            )
+            raise ValueError(
+                f"augmentation {self.augmentation.rule} as it is set changes {' or '.join(self.augmentation.kinds)}, and data set "
+                f"{name} has {kind}; {remedy}"
+            )
         if misfits := self.evaluation.misfits(task):
             raise ValueError(
                 f"evaluation.metrics {', '.join(misfits)}: not made for the {task} that data set {name} asks for; of predictions there are "

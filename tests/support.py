@@ -55,16 +55,16 @@ def planned(text: str, folder: Path, *overrides: str) -> tuple[Plan, Store]:
     return make_plan(load_experiment(str(path), overrides=overrides), store), store
 
 
-def task(planned: tuple[Plan, Store], stage: str, index: int = 0, *, stop: StopAtPoll | None = None) -> Task:
+def task(planned: tuple[Plan, Store], stage: str, index: int = 0, *, stop: StopAtPoll | None = None, data_root: Path | None = None) -> Task:
     """A step of the plan that waits for nothing."""
     plan, store = planned
-    return Task(plan=plan, store=store, step=plan.step(stage, index), data_root=Path(), wait_s=0, stop=stop or StopFlag())
+    return Task(plan=plan, store=store, step=plan.step(stage, index), data_root=data_root or Path(), wait_s=0, stop=stop or StopFlag())
 
 
-def run_all(planned: tuple[Plan, Store]) -> None:
+def run_all(planned: tuple[Plan, Store], data_root: Path | None = None) -> None:
     """Run all steps of a plan, one after the other."""
     for step in planned[0].steps:
-        assert run_task(task(planned, step.stage, step.index)) == 0
+        assert run_task(task(planned, step.stage, step.index, data_root=data_root)) == 0
 
 
 def on_ranks(command: Sequence[str | Path], environments: Sequence[Mapping[str, str]]) -> list[tuple[int, str]]:

@@ -51,12 +51,12 @@ ATTRIBUTED = pa.schema(
 AUGMENTED = pa.schema(
     [
         SAMPLE_ID,
-        _field("label", pa.int32(), "class index"),
+        _field("label", pa.int32(), "class index; -1 where samples have labels or values"),
         _field("source_sample_id", pa.int64(), "sample_id in prepare's index"),
         _field("round", pa.int32(), "round that made the sample"),
         _field("rule", pa.string(), "augmentation rule"),
-        _field("num_changed", pa.int32(), "pixels that differ from the source"),
-        _field("donor_sample_id", pa.int64(), "sample_id of what gave pixels to it in this round; -1 where nothing did"),
+        _field("num_changed", pa.int32(), "units that differ from the source: pixels, time steps or words, or larger ones"),
+        _field("donor_sample_id", pa.int64(), "sample_id of what gave units to it in this round; -1 where nothing did"),
     ]
 )
 """What `augment` writes beside samples.npy: sample_id is the row of that array."""

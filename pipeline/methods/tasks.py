@@ -1,12 +1,13 @@
 """What samples are and what is asked of them: words that data sets, models and metrics share. numpy only."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["image", "signal", "features", "tokens"]
 """image: (C, H, W) uint8; signal: (C, T) float32; features: (F,) float32; tokens: (L,) int32."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 Task = Literal["classes", "labels", "values"]
 """classes: one of K for each sample, outputs are logits; labels: any of K, outputs are a logit each; values: K real numbers, outputs

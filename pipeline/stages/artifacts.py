@@ -16,7 +16,7 @@ N = samples, A = made ones, M = their sources, C = channels, H, W = pixels, K = 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,23 +197,14 @@ class Made:
         return np.load(self.folder / "sources.npy", allow_pickle=False)
 
     @cached_property
-    def images(self) -> NDArray[np.uint8]:
-        """(A, C, H, W): made of sources[i]; empty where nothing was made."""
+    def samples(self) -> NDArray[Any]:
+        """(A, C, H, W): made of sources[i], in its form; empty where nothing was made."""
         return read_array(self.folder / "samples.npy")
-
-    @cached_property
-    def _table(self) -> Any:
-        return read_table(self.folder / "augmented.parquet", AUGMENTED)
-
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        """(A,) class of each image."""
-        return self._table["label"].to_numpy()
 
     @property
     def rounds(self) -> NDArray[np.int32]:
-        """(A,) the round that last changed each image."""
-        return self._table["round"].to_numpy()
+        """(A,) the round that last changed each."""
+        return read_table(self.folder / "augmented.parquet", AUGMENTED)["round"].to_numpy()
 
     @property
     def mode(self) -> str:
@@ -231,16 +222,18 @@ class Made:
 
     def in_place_of(self, plain: SampleSet) -> SampleSet:
         """The plain samples, with the made ones in their sources' places; in the order of their ids."""
-        mine = np.isin(self.sources, plain.sample_ids_N)[: len(self.images)]
-        made = self.like(plain).take(np.flatnonzero(mine))
+        made = self.made_of(plain)
         kept = plain.take(np.flatnonzero(~np.isin(plain.sample_ids_N, made.sample_ids_N)))
         together = concatenate(kept, made)
         return together.take(np.argsort(together.sample_ids_N, kind="stable"))
 
-    def like(self, plain: SampleSet) -> SampleSet:
-        """The made samples, each by the id of its source, as normalised as others."""
-        scales: dict[str, Any] = {"mean": plain.mean_C, "std": plain.std_C, "lowest": plain.lowest_C, "highest": plain.highest_C}
-        return SampleSet.of(self.images, labels=self.labels, sample_ids=self.sources[: len(self.images)], **scales)
+    def made_of(self, plain: SampleSet) -> SampleSet:
+        """The samples made of these, each with its source's id, label, labels or values, in the order of their ids."""
+        sources_A = self.sources[: len(self.samples)]
+        rows = np.flatnonzero(np.isin(sources_A, plain.sample_ids_N))
+        order = np.argsort(plain.sample_ids_N, kind="stable")
+        own = plain.take(order[np.searchsorted(plain.sample_ids_N, sources_A[rows], sorter=order)])
+        return replace(own, arrays=(self.samples,), array_of_N=np.zeros(len(rows), dtype=np.int64), row_of_N=rows)
 
 
 def prepared_for(legacy: Legacy | None, folder: Path, *, seed: int, round: int) -> Prepared:

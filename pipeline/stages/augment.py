@@ -1,12 +1,14 @@
 """augment: new training samples, made by changing what the attributions point at.
 
-N = attributed samples, M = samples of which one is to be made, A = those made, B = batch, C = channels, H, W = pixels
+N = attributed samples, M = samples of which one is to be made, A = those made, B = batch, C = channels, H, W = pixels. Signals (B, C, T)
+and tokens (B, L) work like images.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +32,7 @@ def run(
 ) -> None:
     """Change each attributed sample once, on top of what earlier rounds did to it; what they made of other samples is kept.
 
-    Made from the plain images again, a sample would get back what an earlier round took from it, which the model by now no
+    Made from the plain samples again, a sample would get back what an earlier round took from it, which the model by now no
     longer looks at, and so is not taken a second time. `same_compute` makes nothing, and only says of how many samples the
     others would have made one.
 
@@ -42,11 +44,11 @@ def run(
     chosen_N = read_table(inputs["attribute"] / "attributed.parquet", ATTRIBUTED)["sample_id"].to_numpy()
     sources = _Sources(chosen_N=chosen_N, earlier=Made(inputs["augment"]) if "augment" in inputs else None)
     changer = None if isinstance(augmentation, SameCompute) else augmentation
-    num_made = 0 if changer is None else len(sources.ids)
-    made = SharedArray(out / "samples.npy", shape=(num_made, *prepared.facts.input_shape), dtype=np.uint8, context=context)
+    num_made, plain = 0 if changer is None else len(sources.ids), read_array(inputs["prepare"] / "samples.npy")
+    made = SharedArray(out / "samples.npy", shape=(num_made, *plain.shape[1:]), dtype=plain.dtype, context=context)
     columns: Columns = {name: np.empty(0, dtype=np.int64) for name in ("num_changed", "donor_sample_id")}
     if changer is not None:
-        plain, phi = read_array(inputs["prepare"] / "samples.npy"), read_array(inputs["attribute"] / "attributions.npy")
+        phi = read_array(inputs["attribute"] / "attributions.npy")
         maker = _Maker(changer=changer, plain=plain, phi=phi, sources=sources, device=context.device)
         if changer.graft and len(chosen_N) < 2:
             raise SettingsError(f"augmentation.graft wants two samples or more, of which one gives to the other; got {len(chosen_N)}")
@@ -82,59 +84,70 @@ class _Sources:
         return self.chosen_N if self.earlier is None else np.union1d(self.chosen_N, self.earlier.sources)
 
     def rounds(self, round: int) -> NDArray[np.int64]:
-        """(M,) the round that last changed each: this one, or that of the earlier image."""
+        """(M,) the round that last changed each: this one, or an earlier one."""
         round_M = np.full(len(self.ids), round)
-        if self.earlier is not None and len(self.earlier.images):
+        if self.earlier is not None and len(self.earlier.samples):
             kept_M = ~np.isin(self.ids, self.chosen_N)
             round_M[kept_M] = self.earlier.rounds[np.searchsorted(self.earlier.sources, self.ids[kept_M])]
         return round_M
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What a rule sees of samples."""
+
+    x_BCHW: "torch.Tensor"
+    """As earlier rounds left them."""
+    phi_BCHW: "torch.Tensor"
+    """Their attributions."""
+    plain_BCHW: "torch.Tensor"
+    """Before any round."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Maker:
-    """Makes images: from an earlier round's where there is one, else from the plain one."""
+    """Makes samples: from an earlier round's where there is one, else from the plain one."""
 
     changer: Changer
-    plain: NDArray[np.uint8]
+    plain: NDArray[Any]
     """All samples, (rows, C, H, W)."""
     phi: NDArray[np.float32]
-    """(N, C, H, W) attributions of `sources.chosen_N`."""
+    """(N, C, H, W) attributions of `sources.chosen_N`; of text also (N, E, L)."""
     sources: _Sources
     device: str
 
-    def make(self, positions: NDArray[np.int64], *, streams: SampleStreams) -> tuple[NDArray[np.uint8], Columns]:
-        """(B, C, H, W) images of sources.ids[positions]; in how many pixels each differs from the plain one, and what sample gave to it."""
+    def make(self, positions: NDArray[np.int64], *, streams: SampleStreams) -> tuple[NDArray[Any], Columns]:
+        """(B, C, H, W) made of sources.ids[positions]; in how many units each differs from the plain one, and what sample gave to it."""
         ids_B = self.sources.ids[positions]
-        images_BCHW, plain_BCHW = self._current(ids_B), self.plain[ids_B]
-        donor_B = np.full(len(ids_B), NO_DONOR)
+        made_BCHW, donor_B = self._current(ids_B), np.full(len(ids_B), NO_DONOR)
         new = np.flatnonzero(np.isin(ids_B, self.sources.chosen_N))
         if len(new):
-            x_BCHW, phi_BCHW, changed_BHW = self._seen(ids_B[new])
-            made_BCHW = self.changer(x_BCHW, phi_BCHW, streams=streams.at(new), changed_BHW=changed_BHW)
+            seen = self._seen(ids_B[new])
+            new_BCHW = self.changer(seen.x_BCHW, seen.phi_BCHW, streams=streams.at(new), plain_BCHW=seen.plain_BCHW)
             if self.changer.graft:
                 donor_B[new] = self._donors(ids_B[new], streams=streams.at(new))
-                x_BCHW, phi_BCHW, changed_BHW = self._seen(donor_B[new])
-                own = replace(streams, sample_ids_B=donor_B[new])
-                taken_BHW = self.changer.taken(x_BCHW, phi_BCHW, streams=own, changed_BHW=changed_BHW)
-                made_BCHW = torch.where(taken_BHW[:, None], x_BCHW, made_BCHW)
-            images_BCHW[new] = made_BCHW.cpu().numpy()
-        num_changed_B = (images_BCHW != plain_BCHW).any(axis=1).sum(axis=(1, 2))
-        return images_BCHW, {"num_changed": num_changed_B, "donor_sample_id": donor_B}
+                given, own = self._seen(donor_B[new]), replace(streams, sample_ids_B=donor_B[new])
+                taken_BCHW = self.changer.taken(given.x_BCHW, given.phi_BCHW, streams=own, plain_BCHW=given.plain_BCHW)
+                new_BCHW = torch.where(taken_BCHW, given.x_BCHW, new_BCHW)
+            made_BCHW[new] = new_BCHW.cpu().numpy()
+        num_changed_B = self.changer.num_units(torch.from_numpy(made_BCHW != self.plain[ids_B])).numpy()
+        return made_BCHW, {"num_changed": num_changed_B, "donor_sample_id": donor_B}
 
-    def _current(self, ids_B: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def _current(self, ids_B: NDArray[np.int64]) -> NDArray[Any]:
         """(B, C, H, W) as earlier rounds left them."""
-        images_BCHW, earlier = self.plain[ids_B], self.sources.earlier
+        current_BCHW, earlier = self.plain[ids_B], self.sources.earlier
         if earlier is not None:
             had_B = np.isin(ids_B, earlier.sources)
-            images_BCHW[had_B] = earlier.images[np.searchsorted(earlier.sources, ids_B[had_B])]
-        return images_BCHW
+            current_BCHW[had_B] = earlier.samples[np.searchsorted(earlier.sources, ids_B[had_B])]
+        return current_BCHW
 
-    def _seen(self, ids_B: NDArray[np.int64]) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-        """What a rule sees of chosen samples: images, attributions, and where earlier rounds changed them (B, H, W)."""
-        images_BCHW, phi_BCHW = self._current(ids_B), np.array(self.phi[np.searchsorted(self.sources.chosen_N, ids_B)])
-        changed_BHW = (images_BCHW != self.plain[ids_B]).any(axis=1)
-        x_BCHW, phi_BCHW, changed_BHW = (torch.from_numpy(a).to(self.device) for a in (images_BCHW, phi_BCHW, changed_BHW))
-        return x_BCHW, phi_BCHW, changed_BHW
+    def _seen(self, ids_B: NDArray[np.int64]) -> "_Seen":
+        """What a rule sees of chosen samples."""
+        phi_BCHW = np.array(self.phi[np.searchsorted(self.sources.chosen_N, ids_B)])
+        x_BCHW, phi_BCHW, plain_BCHW = (
+            torch.from_numpy(array).to(self.device) for array in (self._current(ids_B), phi_BCHW, self.plain[ids_B])
+        )
+        return _Seen(x_BCHW=x_BCHW, phi_BCHW=phi_BCHW, plain_BCHW=plain_BCHW)
 
     def _donors(self, ids_B: NDArray[np.int64], *, streams: SampleStreams) -> NDArray[np.int64]:
         """(B,) another chosen sample for each, all equally likely."""

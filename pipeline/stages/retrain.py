@@ -72,10 +72,10 @@ def training_set(prepared: Prepared, augment: Path, *, legacy: Legacy | None = N
             f"{augment} holds samples made from {len(foreign)} that are no training samples, such as sample_id {foreign[0]}; "
             "remove it and submit again"
         )
-    if not len(made.images):
+    if not len(made.samples):
         return train, len(made.sources) if made.mode == "append" else 0, 0
     if made.mode == "append":
-        own = made.like(train).take(np.flatnonzero(np.isin(made.sources, train.sample_ids_N)))
+        own = made.made_of(train)
         return concatenate(train, own), 0, len(own)
     return made.in_place_of(train), 0, len(np.intersect1d(made.sources, train.sample_ids_N))
 

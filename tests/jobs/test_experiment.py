@@ -78,7 +78,7 @@ def test_a_list_gives_one_combination_an_entry_and_names_its_arm(load):
 
 def test_an_arm_without_a_name_is_called_by_what_is_swept_but_not_by_its_seed(load):
     experiment = load("experiment: e\nsweep: {rounds: [1, 2], augmentation: [{rule: none}, {rule: replace_top}], seed: [0]}")
-    fields = ("fraction=0.1", "value=mean", "weight=0.5", "mode=append", "graft=False")
+    fields = ("unit_size=1", "channels=together", "fraction=0.1", "value=mean", "weight=0.5", "mode=append", "graft=False")
     replace_top = ", ".join(["augmentation=replace_top", *(f"augmentation.{field}" for field in fields)])
     assert [run.arm for run in experiment.runs] == [
         "augmentation=none, rounds=1",

@@ -140,7 +140,20 @@ REFUSED = {
     "features changed as if they were images": (
         "experiment: e\nbase: {data: {dataset: additive}, model: {model: mlp}, evaluation: {metrics: [r2]},\n"
         "  augmentation: {rule: replace_top}}",
-        r"augmentation replace_top changes images, and data set additive has features; set its rule to none",
+        r"changes image or signal, and data set additive has features; set its rule to none, same_compute or repeat",
+    ),
+    "words replaced by their mean": (
+        "experiment: e\nbase: {data: {dataset: news20}, model: {model: text_cnn, width: 8}, augmentation: {rule: replace_top}}",
+        r"changes image or signal, and data set news20 has tokens; set its value to zero or unknown, channels to together",
+    ),
+    "signals darkened": (
+        "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce]}, target: {target: predicted},\n"
+        "  augmentation: {rule: replace_random, value: blend}}",
+        r"data set ptbxl has signal; set its value to zero or mean or min or max or noise or linear, channels to together",
+    ),
+    "the unknown word in one of several channels": (
+        "experiment: e\nbase: {augmentation: {rule: replace_top, value: unknown, channels: apart}}",
+        r"value unknown is for words, which have no channels to be replaced apart; leave channels out",
     ),
     "signals cropped as if they were images": (
         "experiment: e\nbase: {data: {dataset: ptbxl}, model: {model: mlp}, evaluation: {metrics: [bce]}, target: {target: predicted},\n"

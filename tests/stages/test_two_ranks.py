@@ -12,6 +12,8 @@ from jobs.run import DONE, run_task
 from pipeline.core.plan import Plan
 from pipeline.core.store import Store
 from pipeline.stages.artifacts import read_array
+from tests.methods.datasets.ptbxl_files import write_data
+from tests.methods.datasets.test_news20 import write_messages
 from tests.support import ROOT, on_ranks, planned, run_all, task
 
 EXPERIMENT = """
@@ -57,9 +59,10 @@ def assert_same_artifact(left: Path, right: Path) -> None:
                 np.testing.assert_allclose(a[tensor], b[tensor], rtol=0, atol=1e-5, err_msg=tensor)
 
 
-def test_two_gloo_ranks_give_the_artifacts_of_one(one, tmp_path):
-    plan, store = planned(EXPERIMENT, tmp_path)
-    command = [sys.executable, ROOT / "tests" / "stages" / "ranks.py", plan.folder, store.root]
+def assert_two_give_what_one_gives(one: tuple[Plan, Store], two: tuple[Plan, Store], *data_root: Path) -> None:
+    """Run the second plan on two ranks, and hold its artifacts against those of the first."""
+    plan, store = two
+    command = [sys.executable, ROOT / "tests" / "stages" / "ranks.py", plan.folder, store.root, *data_root]
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "PYTHONSAFEPATH": "1"} for rank in (0, 1)]
     ended = on_ranks(command, ranks)
     assert [code for code, _ in ended] == [0, 0], ended
@@ -68,6 +71,45 @@ def test_two_gloo_ranks_give_the_artifacts_of_one(one, tmp_path):
         assert store.record(step.name)["num_processes"] == 2
         assert store.check(step.name) == []
         assert_same_artifact(one[1].folder(step.name), store.folder(step.name))
+
+
+def test_two_gloo_ranks_give_the_artifacts_of_one(one, tmp_path):
+    assert_two_give_what_one_gives(one, planned(EXPERIMENT, tmp_path))
+
+
+OTHERS = {
+    "text": """
+  data: {dataset: news20, num_tokens: 6, min_count: 1, folds: 1}
+  model: {model: text_cnn, lengths: [2, 3], maps: 8, dropout: 0.0, width: 6}
+  attribution: {method: gradient}
+  augmentation: {rule: replace_top, value: unknown, fraction: 0.5, graft: true}
+  evaluation: {metrics: [accuracy]}
+""",
+    "signals": """
+  data: {dataset: ptbxl, labels: superdiagnostic}
+  model: {model: mlp, hidden: []}
+  attribution: {method: gradient}
+  target: {target: predicted}
+  augmentation: {rule: replace_random, value: noise, unit_size: 50, channels: apart, graft: true}
+  evaluation: {metrics: [macro_auc]}
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", OTHERS.values(), ids=OTHERS)
+def test_two_ranks_change_text_and_signals_as_one_does(base, tmp_path):
+    data_root = write_messages(tmp_path, num=2)
+    write_data(data_root, [{f"D{number % 12:02}": 100.0} for number in range(41)], folds=[1 + number % 10 for number in range(41)])
+    text = (
+        f"experiment: e\nbase:{base}" + "  selection: {rule: worst, fraction: 0.4}\n  pretraining: {epochs: 1}\n  retraining: {epochs: 1}\n"
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    made = planned(text, one)
+    run_all(made, data_root)
+    assert_two_give_what_one_gives(made, planned(text, two), data_root)
 
 
 @pytest.mark.slow

@@ -16,6 +16,17 @@ from pydantic import Field, model_validator
 from pipeline.core.randomness import SampleStreams
 from pipeline.methods.augmentation.attributed import Looking, highest, kinds_at
 from pipeline.methods.augmentation.guide import Learner
+from pipeline.methods.augmentation.units import (
+    InUnits,
+    bridged,
+    placed,
+    scaled,
+    scores_of_units,
+    shape_of_units,
+    share_of,
+    spread,
+    units_with_any,
+)
 from pipeline.methods.lazy import torch
 from pipeline.methods.sample_streams import uniform_on
 from pipeline.methods.tasks import Kind
@@ -52,11 +63,9 @@ class Hiding(Looking):
     ) -> torch.Tensor:
         """(B, C or 1, h, w) what units are put in order by, the mean over a unit's values; `size` places are one along each axis."""
         if self.ranking == "random":
-            _, channels, *places = _placed(x_BCHW).shape
-            shape = (channels if apart else 1, *(-(-number // size) for number in places))
+            shape = shape_of_units(x_BCHW, size=size, apart=apart)
             return uniform_on(x_BCHW.device, streams.named("ranking"), math.prod(shape)).view(-1, *shape)
-        phi_BCHW = _placed(self.attributed(x_BCHW, truth, learner=learner))
-        score_BUhw = _means_of_units(phi_BCHW if apart else phi_BCHW.sum(1, keepdim=True), size)
+        score_BUhw = scores_of_units(self.attributed(x_BCHW, truth, learner=learner), size=size, apart=apart)
         return -score_BUhw if self.ranking == "inverted" else score_BUhw
 
     def ordered(self, score_BU: torch.Tensor, *, streams: SampleStreams, there_BU: torch.Tensor | None = None) -> torch.Tensor:
@@ -64,14 +73,14 @@ class Hiding(Looking):
         there_BU = torch.ones_like(score_BU, dtype=torch.bool) if there_BU is None else there_BU
         if self.randomness and self.ranking != "random":
             noise_BU = uniform_on(score_BU.device, streams.named("ranking"), score_BU.shape[1]).to(score_BU.dtype)
-            score_BU = _scaled(score_BU, there_BU).lerp(noise_BU, self.randomness)
+            score_BU = scaled(score_BU, there_BU).lerp(noise_BU, self.randomness)
         return score_BU.masked_fill(~there_BU, -torch.inf)
 
     def filled(self, x_BCHW: torch.Tensor, hidden_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
         """The samples with what `fill` names where they are hidden."""
         places = tuple(range(2, x_BCHW.ndim))
         if self.fill == "linear":
-            return _bridged(x_BCHW, hidden_BCHW.expand_as(x_BCHW))
+            return bridged(x_BCHW, hidden_BCHW.expand_as(x_BCHW))
         if self.fill == "mean":
             return torch.where(hidden_BCHW, x_BCHW.mean(places, keepdim=True), x_BCHW)
         if self.fill == "noise":
@@ -81,15 +90,11 @@ class Hiding(Looking):
         return x_BCHW.masked_fill(hidden_BCHW, {"zero": PADDING, "unknown": UNKNOWN}[self.fill])
 
 
-class HidingUnits(Hiding):
+class HidingUnits(Hiding, InUnits):
     """Fields of what hides units of equal size; not a rule itself."""
 
     share: float = Field(default=0.1, gt=0, le=1)
     """Of a sample's units that is hidden, the first ones in order; at least one is. Padding counts as no unit."""
-    unit_size: int = Field(default=1, ge=1)
-    """Of a unit: pixels of its side, time steps, words or features. Units lie side by side; the last ones may be smaller."""
-    channels: Literal["together", "apart"] = "together"
-    """Whether a unit is all channels of its place, or one of them, such as a lead."""
 
     @model_validator(mode="after")
     def _check_channels(self) -> HidingUnits:
@@ -102,20 +107,17 @@ class HidingUnits(Hiding):
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """See `Guide.kinds`."""
-        kinds = kinds_at(self.resolution, FILLED[self.fill])
-        return tuple(kind for kind in kinds if self.channels == "together" or kind in ("image", "signal"))
+        return self.kinds_of_units(kinds_at(self.resolution, FILLED[self.fill]))
 
     def without_units(self, x_BCHW: torch.Tensor, truth: torch.Tensor, *, learner: Learner, streams: SampleStreams) -> torch.Tensor:
         """The samples with their units hidden; those given stay as they are."""
-        placed_BCHW, size = _placed(x_BCHW), self.unit_size
-        apart = self.channels == "apart"
+        placed_BCHW, size, apart = placed(x_BCHW), self.unit_size, self.apart
         score_BUhw = self.scores(x_BCHW, truth, learner=learner, streams=streams, size=size, apart=apart)
         there_BCHW = torch.ones_like(placed_BCHW[:, :1], dtype=torch.bool) if x_BCHW.is_floating_point() else placed_BCHW != PADDING
-        there_BU = _means_of_units(there_BCHW.float(), size).gt(0).expand_as(score_BUhw).flatten(1)
-        num_B = there_BU.sum(1)
-        number_B = (self.share * num_B.double()).round().clamp(min=1).minimum(num_B)
+        there_BU = units_with_any(there_BCHW, size=size).expand_as(score_BUhw).flatten(1)
+        number_B = share_of(self.share, there_BU.sum(1))
         chosen_BU = highest(self.ordered(score_BUhw.flatten(1), streams=streams, there_BU=there_BU), number_B)
-        hidden_BCHW = _spread(chosen_BU.view_as(score_BUhw), size, places=placed_BCHW.shape[2:]) & there_BCHW
+        hidden_BCHW = spread(chosen_BU.view_as(score_BUhw), size, places=placed_BCHW.shape[2:]) & there_BCHW
         return self.filled(placed_BCHW, hidden_BCHW, streams=streams).view_as(x_BCHW)
 
 
@@ -205,42 +207,3 @@ def _some(changed_BCHW: torch.Tensor, x_BCHW: torch.Tensor, probability: float, 
     """Each sample changed with this probability, or as it is."""
     is_changed_B = torch.from_numpy(streams.named("whether").uniform(1)[:, 0] < probability).to(x_BCHW.device)
     return torch.where(is_changed_B.view(-1, *[1] * (x_BCHW.ndim - 1)), changed_BCHW, x_BCHW)
-
-
-def _placed(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """Features and tokens as one channel, all else as it is."""
-    return x_BCHW[:, None] if x_BCHW.ndim == 2 else x_BCHW
-
-
-def _means_of_units(phi_BCHW: torch.Tensor, size: int) -> torch.Tensor:
-    """(B, C, h, w) mean over units of `size` places along each axis, the last of which may be smaller."""
-    functional = torch.nn.functional
-    return (functional.avg_pool1d if phi_BCHW.ndim == 3 else functional.avg_pool2d)(phi_BCHW, size, ceil_mode=True)
-
-
-def _spread(chosen_BUhw: torch.Tensor, size: int, *, places: torch.Size) -> torch.Tensor:
-    """(B, C, H, W) true on each place of the chosen units."""
-    for axis, number in enumerate(places, start=2):
-        chosen_BUhw = chosen_BUhw.repeat_interleave(size, axis).narrow(axis, 0, number)
-    return chosen_BUhw
-
-
-def _scaled(score_BU: torch.Tensor, there_BU: torch.Tensor) -> torch.Tensor:
-    """Each sample's scores from 0 to 1, by the units that are there; 0 where all are equal."""
-    low_B1 = score_BU.masked_fill(~there_BU, torch.inf).amin(1, keepdim=True)
-    high_B1 = score_BU.masked_fill(~there_BU, -torch.inf).amax(1, keepdim=True)
-    return (score_BU - low_B1) / (high_B1 - low_B1).clamp(min=torch.finfo(score_BU.dtype).tiny)
-
-
-def _bridged(x_BCT: torch.Tensor, hidden_BCT: torch.Tensor) -> torch.Tensor:
-    """Lines in place of what is hidden, level where they have one end, 0 where they have none."""
-    num_steps = x_BCT.shape[2]
-    step_T = torch.arange(num_steps, device=x_BCT.device)
-    before_BCT = torch.where(hidden_BCT, -1, step_T).cummax(2).values
-    behind_BCT = torch.where(hidden_BCT, num_steps, step_T).flip(2).cummin(2).values.flip(2)
-    first_BCT = torch.where(before_BCT < 0, behind_BCT, before_BCT)
-    last_BCT = torch.where(behind_BCT == num_steps, before_BCT, behind_BCT)
-    way_BCT = (step_T - first_BCT) / (last_BCT - first_BCT).clamp(min=1)
-    one_BCT, other_BCT = (x_BCT.gather(2, place_BCT.clamp(0, num_steps - 1)) for place_BCT in (first_BCT, last_BCT))
-    line_BCT = one_BCT.lerp(other_BCT, way_BCT.to(x_BCT.dtype)).masked_fill(hidden_BCT.all(2, keepdim=True), 0.0)
-    return torch.where(hidden_BCT, line_BCT, x_BCT)

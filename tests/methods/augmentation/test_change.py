@@ -43,7 +43,7 @@ def test_exactly_the_asked_share_of_pixels_changes_with_all_their_channels(rule,
 def test_what_is_taken_is_what_is_replaced(rule):
     x, phi = images()
     given = rule(fraction=0.3, value="zero")
-    assert torch.equal(given.taken(x, phi, streams=streams()), (given(x, phi, streams=streams()) != x).any(1))
+    assert torch.equal(given.taken(x, phi, streams=streams()), given(x, phi, streams=streams()) != x)
 
 
 @over_all_makers
@@ -63,8 +63,7 @@ def test_a_sample_does_not_depend_on_its_batch_and_is_left_as_it_was(rule, value
 @pytest.mark.parametrize("value", VALUES)
 def test_no_earlier_changes_are_the_same_as_none_given(rule, value):
     x, phi = images()
-    none = torch.zeros(x.shape[0], *x.shape[2:], dtype=torch.bool)
-    assert torch.equal(rule(value=value)(x, phi, streams=streams(), changed_BHW=none), rule(value=value)(x, phi, streams=streams()))
+    assert torch.equal(rule(value=value)(x, phi, streams=streams(), plain_BCHW=x.clone()), rule(value=value)(x, phi, streams=streams()))
 
 
 @pytest.mark.parametrize("rule", [*(rule() for rule in MAKERS), ReplaceRandom(among="changed")], ids=repr)
@@ -73,7 +72,7 @@ def test_each_round_changes_equally_many_more_pixels_while_there_are_enough(rule
     x, made = plain, rule.model_copy(update={"fraction": 0.4, "value": "zero"})
     for num_changed in (14, 28, 35, 35):  # of 35 pixels
         changed_BHW = (x != plain).any(1)
-        after = made(x, phi, streams=streams(), changed_BHW=changed_BHW)
+        after = made(x, phi, streams=streams(), plain_BCHW=plain)
         assert (after != plain).any(1).sum((1, 2)).tolist() == [num_changed] * len(x)
         assert torch.equal(torch.where(changed_BHW[:, None], after, 0), torch.where(changed_BHW[:, None], x, 0))
         x = after
@@ -152,10 +151,10 @@ def test_random_pixels_among_too_few_changed_ones_are_all_of_them(fraction):
 def test_random_pixels_among_changed_ones_do_not_depend_on_the_batch(value):
     x = torch.where(torch.arange(35).reshape(5, 7) % 3 == 0, images()[0], 0).to(torch.uint8)
     rule, order = ReplaceRandom(value=value, among="changed"), np.array([4, 0, 3])
-    together = rule(x, x, streams=streams())
-    assert torch.equal(rule(x[order], x[order], streams=streams().at(order)), together[order])
+    together = rule(x, x.float(), streams=streams())
+    assert torch.equal(rule(x[order], x[order].float(), streams=streams().at(order)), together[order])
     if value in ("noise", "blend"):
-        assert torch.equal(together, ReplaceRandom(value=value)(x, x, streams=streams()))
+        assert torch.equal(together, ReplaceRandom(value=value)(x, x.float(), streams=streams()))
 
 
 def test_random_pixels_are_drawn_among_all_as_ever():
@@ -190,8 +189,8 @@ def test_every_rule_replaces_as_many_pixels_as_have_an_attribution_above_the_thr
 def test_those_above_the_threshold_are_the_ones_replaced_but_for_what_earlier_rounds_changed():
     x, rule = torch.full((2, 1, 1, 5), 9, dtype=torch.uint8), ReplaceTop(threshold=0.2, value="zero")
     assert rule(x, RAMP, streams=streams(2)).flatten(1).tolist() == [[9, 0, 0, 0, 0], [0, 0, 9, 0, 0]]
-    changed_BHW = torch.tensor([[[0, 0, 1, 1, 1]], [[1, 1, 0, 0, 0]]], dtype=torch.bool)
-    assert rule.taken(x, RAMP, streams=streams(2), changed_BHW=changed_BHW).flatten(1).sum(1).tolist() == [2, 3]
+    earlier = torch.tensor([[[[0, 0, 1, 1, 1]]], [[[1, 1, 0, 0, 0]]]], dtype=torch.uint8)
+    assert rule.taken(x - earlier, RAMP, streams=streams(2), plain_BCHW=x).flatten(1).sum(1).tolist() == [2, 3]
 
 
 def test_blend_darkens_by_weight_times_attribution_and_other_rules_as_much_at_other_pixels():
@@ -222,20 +221,20 @@ def test_noise_of_the_full_range_does_not_overflow():
 @over_all_makers
 def test_what_does_not_fit_is_refused(rule):
     x, phi = images()
-    with pytest.raises(ValueError, match=r"wanted images uint8 \(B, C, H, W\), got torch.float32"):
-        rule()(x.float(), phi, streams=streams())
-    with pytest.raises(ValueError, match=r"wanted images uint8 \(B, C, H, W\), got torch.uint8 \(6, 2, 5\)"):
+    with pytest.raises(ValueError, match=r"wanted image uint8 with 4 axes, got torch.float32"):
+        rule(value="blend")(x.float(), phi, streams=streams())
+    with pytest.raises(ValueError, match=r"wanted image uint8 with 4 axes or signal float32 with 3 axes, got torch.uint8 \(6, 2, 5\)"):
         rule()(x[..., 0], phi[..., 0], streams=streams())
-    with pytest.raises(ValueError, match=r"wanted one stream an image, 6, got 2"):
+    with pytest.raises(ValueError, match=r"wanted one stream a sample, 6, got 2"):
         rule(value="noise")(x, phi, streams=streams(2))
-    with pytest.raises(ValueError, match="wanted images uint8"):
+    with pytest.raises(ValueError, match="wanted image uint8"):
         ReplaceRandom(among="changed")(x[..., 0], phi[..., 0], streams=streams())
 
 
 @pytest.mark.parametrize("rule", [ReplaceTop, ReplaceBottom])
 def test_attributions_that_have_no_rank_or_place_are_refused(rule):
     x, phi = images()
-    with pytest.raises(ValueError, match=r"wanted attributions of the images' shape \(6, 2, 5, 7\), got \(6, 1, 5, 7\)"):
+    with pytest.raises(ValueError, match=r"wanted attributions of the samples' shape \(6, 2, 5, 7\), got \(6, 1, 5, 7\)"):
         rule()(x, phi[:, :1], streams=streams())
     phi[2, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="attributions hold NaN or infinity"):
