@@ -19,7 +19,7 @@ SMALLER = {
     "sweep.seed": "[0]",
     **{f"{name}.base.data.base.num_train": "150" for name in ("quickstart", "mnist_small", "cifar10_small")},
 }
-ARMS = {"quickstart": 9, "mnist_small": 10, "cifar10_small": 7}
+ARMS = {"quickstart": 11, "mnist_small": 10, "cifar10_small": 9}
 
 
 def full_sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -251,11 +251,13 @@ class User:
         try:
             while len(found) < number:
                 for owner in self.store.glob(f"{stage}/*.partial/{attempt:04d}/{OWNER}"):
-                    if after and not any(owner.parent.glob(after)):
-                        continue
                     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # Its step ended just now.
                         facts = json.loads(owner.read_text())
                         os.kill(facts["pid"], signal.SIGSTOP)
+                        if after and not any(owner.parent.glob(after)):
+                            # It works between two looks only: on a busy machine it would be done before the next one.
+                            os.kill(facts["pid"], signal.SIGCONT)
+                            continue
                         found[facts["job"]] = facts["pid"]
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{len(found)} of {number} steps of {stage} are at work; the queue: {self.cluster.squeue()}")
