@@ -76,9 +76,14 @@ def select(sources: Sequence[PatchSource], scorer: Scorer, *, memory: int, block
         memory: M.
         block: patches that are looked at in each iteration.
         orders: a permutation of each image's patches; of candidates with equal scores those that came first are kept.
+
+    Raises:
+        ValueError: nothing is to be kept or looked at, or an image has no patches.
     """
     if memory < 1 or block < 1:
         raise ValueError(f"wanted memory and block of 1 or more, got {memory} and {block}")
+    if empty := [index for index, order in enumerate(orders) if len(order) == 0]:
+        raise ValueError(f"images {empty} of the batch have no patches; leave them out")
     reader = _Reader(sources=sources, scorer=scorer, num_remembered=len(sources) * (memory + block))
     longest = max(memory, *(len(order) for order in orders))
     order_BN = np.stack([np.pad(order, (0, longest - len(order)), constant_values=PADDING) for order in orders])
@@ -106,7 +111,9 @@ def read_kept(sources: Sequence[PatchSource], selection: Selection) -> tuple[NDA
 
 def _best(logits_BnQ: Tensor, is_real_Bn: Tensor, *, memory: int) -> Tensor:
     """(B, M) positions of the candidates with the highest scores; padding comes after all of them."""
-    share_BnQ = logits_BnQ.masked_fill(~is_real_Bn[:, :, None], -torch.inf).softmax(dim=1)
+    # In bfloat16 many shares would be equal that are not.
+    dtype = torch.promote_types(logits_BnQ.dtype, torch.float32)
+    share_BnQ = logits_BnQ.masked_fill(~is_real_Bn[:, :, None], -torch.inf).softmax(dim=1, dtype=dtype)
     # Below any share: one of a patch far behind the others is 0 once it is rounded.
     score_Bn = share_BnQ.mean(dim=2).masked_fill(~is_real_Bn, -1.0)
     # Stable, so that equal scores keep their order on every device; that of topk is not defined.

@@ -217,3 +217,8 @@ def test_a_pass_leaves_no_gradient_and_does_not_need_one():
 def test_a_pass_that_keeps_or_reads_nothing_is_refused(wrong):
     with pytest.raises(ValueError, match="wanted memory and block of 1 or more"):
         kept_of(features(3), **wrong)
+
+
+def test_an_image_without_patches_is_refused():
+    with pytest.raises(ValueError, match=r"images \[1\] of the batch have no patches; leave them out"):
+        select([features(3), features(0)], plain(), memory=2, block=1, orders=[np.arange(3), np.arange(0)])
