@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.settings import Settings
 from pipeline.methods.models.settings import Width
@@ -53,6 +53,24 @@ class ProjectedFeatures(Settings):
     """Values of an embedding."""
 
 
+class TopMasking(Settings):
+    """In training, leaves out some of the patches that a head looks at most (STKIM, Zhang et al. 2023, arXiv:2311.07125).
+
+    In the attention alone: what is masked while patches are selected would be lost for good.
+    """
+
+    top: int = Field(ge=1)
+    """Patches of which some are left out."""
+    share: float = Field(gt=0, lt=1)
+    """Share of them that is left out, rounded down."""
+
+    @model_validator(mode="after")
+    def _check_some(self) -> TopMasking:
+        if self.top * self.share < 1:
+            raise ValueError(f"a share of {self.share} of {self.top} patches is none; wanted top * share of 1 or more")
+        return self
+
+
 class IterativePatchSelection(Settings):
     """Attends to the patches of a large image that it finds worth keeping (Bergner et al. 2023, arXiv:2210.13007).
 
@@ -78,6 +96,18 @@ class IterativePatchSelection(Settings):
     """Share of the values after attention and linear layers that is left out at random in training."""
     use_places: bool = True
     """Whether a patch's row and column are added to its embedding, as sines and cosines."""
+    masking: TopMasking | None = None
+    """Which patches the attention leaves out in training; None: none."""
+    alikeness_weight: float = Field(default=0.0, ge=0)
+    """What it counts beside the loss that heads look at the same patches, in [0, 1]."""
+    by_head_weight: float = Field(default=0.0, ge=0)
+    """What the loss of answers counts that are given from what a single head saw, on average over the heads."""
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> IterativePatchSelection:
+        if self.alikeness_weight and self.num_heads == 1:
+            raise ValueError("a single head is like no other; set num_heads to 2 or more, or leave alikeness_weight out")
+        return self
 
     def build(self, questions: Sequence[Question], *, num_inputs: int) -> PatchNetwork:
         """A fresh network; its initial weights are drawn from torch's generator as it stands.
@@ -102,5 +132,8 @@ class IterativePatchSelection(Settings):
             inner_width=self.inner_width,
             attention_dropout=self.attention_dropout,
             dropout=self.dropout,
+            masking=self.masking,
         )
-        return PatchNetwork(encoder, aggregator, questions, width=width, use_places=self.use_places)
+        return PatchNetwork(
+            encoder, aggregator, questions, width=width, use_places=self.use_places, answers_by_head=self.by_head_weight > 0
+        )

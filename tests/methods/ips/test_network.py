@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.testing import assert_close
 
 from pipeline.methods.datasets.megapixel_mnist import MegapixelMnist
 from pipeline.methods.datasets.strokes import LineNoise
-from pipeline.methods.ips.attention import Aggregator, place_values
+from pipeline.methods.ips.attention import Aggregator, alikeness, place_values
 from pipeline.methods.ips.encoders import resnet18_trunk, scoring_copy
-from pipeline.methods.ips.network import answer, joint_loss
+from pipeline.methods.ips.network import answer, joint_loss, training_loss
 from pipeline.methods.ips.patches import Grid, Image, PatchArray
-from pipeline.methods.ips.settings import MEGAPIXEL_MNIST, IterativePatchSelection, ProjectedFeatures, Question, ResNetPatches
+from pipeline.methods.ips.settings import MEGAPIXEL_MNIST, IterativePatchSelection, ProjectedFeatures, Question, ResNetPatches, TopMasking
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 """float64; sums in another order."""
@@ -86,7 +87,8 @@ def test_attention_is_that_of_the_paper_head_by_head():
     module = Aggregator(width, num_questions=2, **sizes).double().eval()
     embeddings_BMD = torch.randn(3, 6, width, dtype=torch.float64)
     is_real_BM = torch.arange(6) < torch.tensor([[6], [4], [1]])
-    answers_BTD, attention_BHTM = module(embeddings_BMD, is_real_BM)
+    attended = module(embeddings_BMD, is_real_BM)
+    answers_BTD, attention_BHTM = attended.answers_BTD, attended.attention_BHTM
     for image in range(3):
         real_mD = embeddings_BMD[image, is_real_BM[image]]
         for question in range(2):
@@ -151,13 +153,13 @@ def test_selection_changes_neither_mode_nor_statistics(settings, sources, is_tra
 def test_gradients_are_those_of_a_network_that_sees_the_kept_patches_alone():
     sources = images()
     network = built(RESNET).train()
-    found = answered(network, sources)
+    found, selection = answered(network, sources)
     found.outputs[0].sum().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
-    ids_BM = found.selection.ids_BM
+    ids_BM = selection.ids_BM
     alone = [PatchArray(source.read(ids), source.places(ids)) for source, ids in zip(sources, ids_BM, strict=True)]
     network = built(RESNET).train()
-    again = answered(network, alone)
+    again, _ = answered(network, alone)
     again.outputs[0].sum().backward()
     assert_close(again.outputs, found.outputs, **EXACT)
     for name, parameter in network.named_parameters():
@@ -169,8 +171,8 @@ def test_gradients_are_those_of_a_network_that_sees_the_kept_patches_alone():
 def test_with_one_head_and_question_the_kept_patches_are_those_that_attention_over_all_would_weigh_most(use_places):
     network = built(IterativePatchSelection(**SMALL | {"num_heads": 1, "use_places": use_places})).eval()
     source = images(1)[0]
-    over_all = answered(network, [source], memory=source.num_patches).attention_BHTM[0, 0, 0]
-    found = answered(network, [source]).selection.ids_BM[0]
+    over_all = answered(network, [source], memory=source.num_patches)[0].attention_BHTM[0, 0, 0]
+    found = answered(network, [source])[1].ids_BM[0]
     # The weights, as equal patches can stand for one another.
     assert_close(over_all[torch.from_numpy(found)].sort().values, over_all.sort().values[-5:], **EXACT)
 
@@ -179,10 +181,10 @@ def test_with_one_head_and_question_the_kept_patches_are_those_that_attention_ov
 def test_an_image_has_the_same_answers_beside_larger_ones_as_alone(settings):
     sources = [PatchArray(images(1)[0].read(np.arange(num))) if settings is RESNET else bag(num) for num in (3, 5, 20)]
     network = built(settings, MEGAPIXEL_MNIST, num_inputs=1 if settings is RESNET else 6).eval()
-    together = answered(network, sources)
+    together, selection = answered(network, sources)
     for index, source in enumerate(sources):
-        alone = answered(network, [source])
-        assert alone.selection.ids_BM.tolist() == together.selection.ids_BM[[index]].tolist()
+        alone, of_alone = answered(network, [source])
+        assert of_alone.ids_BM.tolist() == selection.ids_BM[[index]].tolist()
         for one, all_of_them in zip(alone.outputs, together.outputs, strict=True):
             assert_close(one, all_of_them[[index]], **EXACT)
 
@@ -190,8 +192,8 @@ def test_an_image_has_the_same_answers_beside_larger_ones_as_alone(settings):
 def test_two_evaluations_are_equal():
     network = built(IterativePatchSelection(), MEGAPIXEL_MNIST).eval()
     first, second = (answered(network, images()) for _ in range(2))
-    assert all(map(torch.equal, first.outputs, second.outputs))
-    assert np.array_equal(first.selection.ids_BM, second.selection.ids_BM)
+    assert all(map(torch.equal, first[0].outputs, second[0].outputs))
+    assert np.array_equal(first[1].ids_BM, second[1].ids_BM)
 
 
 @pytest.mark.parametrize("num", [4, 5, 6], ids=["one less than memory", "memory", "one more"])
@@ -204,7 +206,7 @@ def test_a_few_steps_lower_the_loss(settings, num):
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     losses = []
     for _ in range(15):
-        loss = joint_loss(answered(network, sources).outputs, truths, SIGN).mean()
+        loss = joint_loss(answered(network, sources)[0].outputs, truths, SIGN).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -240,10 +242,84 @@ def test_scenes_of_digits_are_answered_and_learned_from_also_in_bfloat16():
     torch.manual_seed(0)
     network = IterativePatchSelection().build(MEGAPIXEL_MNIST, num_inputs=1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        answers = answered(network, scenes, memory=9, block=9)
+        answers, selection = answered(network, scenes, memory=9, block=9)
         loss = joint_loss(answers.outputs, truths, MEGAPIXEL_MNIST).mean()
     loss.backward()
     assert [tuple(logits.shape) for logits in answers.outputs] == [(2, 10)] * 4
     # Of 42 patches each that are mostly empty.
-    assert answers.selection.num_embedded < 60
+    assert selection.num_embedded < 60
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+def masking_network(masking=None):
+    return built(IterativePatchSelection(**SMALL, masking=masking), num_inputs=1)
+
+
+def test_masking_leaves_out_exactly_a_share_of_what_each_head_looks_at_most():
+    sources = [PatchArray(images(1)[0].read(np.arange(num))) for num in (30, 7, 2)]
+    # In train mode batch normalisation sees the same patches, so that the logits are the same.
+    plain, _ = answered(masking_network().train(), sources, memory=20)
+    torch.manual_seed(1)
+    found, _ = answered(masking_network(TopMasking(top=10, share=0.35)).train(), sources, memory=20)
+    for image, (num_real, num_masked) in enumerate([(20, 3), (7, 2), (2, 0)]):
+        for before, after in zip(plain.attention_BHTM[image].flatten(0, 1), found.attention_BHTM[image].flatten(0, 1), strict=True):
+            is_masked = (after == 0) & (before > 0)
+            assert is_masked.sum() == num_masked
+            assert (after > 0).sum() == num_real - num_masked
+            assert (before[is_masked] >= before.sort(descending=True).values[min(10, num_real) - 1]).all()
+            assert_close(after, before.masked_fill(is_masked, 0) / before[~is_masked].sum(), **EXACT)
+    assert len({tuple((row == 0).tolist()) for row in found.attention_BHTM[0].flatten(0, 1)}) > 1
+
+
+def test_masking_changes_no_evaluation_and_no_selection():
+    for network in (masking_network().eval(), masking_network(TopMasking(top=4, share=0.5)).eval()):
+        answers, selection = answered(network, images())
+        if network.aggregator.masking is None:
+            expected, expected_ids = answers, selection.ids_BM
+    assert all(map(torch.equal, answers.outputs, expected.outputs))
+    assert np.array_equal(selection.ids_BM, expected_ids)
+    assert np.array_equal(answered(network.train(), images())[1].ids_BM, expected_ids)
+
+
+def test_a_masking_that_leaves_nothing_out_is_refused():
+    with pytest.raises(ValidationError, match=r"a share of 0.1 of 9 patches is none; wanted top \* share of 1 or more"):
+        TopMasking(top=9, share=0.1)
+
+
+def test_heads_are_alike_from_0_where_no_two_look_at_the_same_to_1_where_all_do():
+    disjoint = torch.eye(3, dtype=torch.float64)[None, :, None].repeat(2, 1, 4, 1)
+    equal = torch.rand(2, 1, 4, 5, dtype=torch.float64).expand(-1, 3, -1, -1)
+    assert_close(alikeness(disjoint), torch.zeros(2, dtype=torch.float64), **EXACT)
+    assert_close(alikeness(equal), torch.ones(2, dtype=torch.float64), **EXACT)
+
+
+def test_alikeness_is_the_mean_cosine_over_pairs_of_heads():
+    attention_BHTM = torch.randn(2, 4, 3, 6, dtype=torch.float64).softmax(dim=3)
+    for image, found in zip(attention_BHTM, alikeness(attention_BHTM), strict=True):
+        cosines = [torch.cosine_similarity(image[i].ravel(), image[j].ravel(), dim=0) for i in range(4) for j in range(i)]
+        assert_close(found, torch.stack(cosines).mean(), **EXACT)
+
+
+def test_answers_of_single_heads_cost_more_weights_and_leave_the_others_alone():
+    by_head = built(IterativePatchSelection(**SMALL, by_head_weight=0.5))
+    plain, found = (answered(network.train(), images())[0] for network in (built(RESNET), by_head))
+    assert all(map(torch.equal, plain.outputs, found.outputs))
+    assert [tuple(logits.shape) for logits in found.by_head] == [(2, 2, 4)]
+    assert plain.by_head == answered(by_head.eval(), images())[0].by_head == ()
+    published = IterativePatchSelection(by_head_weight=1.0).build(MEGAPIXEL_MNIST, num_inputs=1)
+    assert sum(parameter.numel() for parameter in published.parameters()) == 882_280
+
+
+def test_the_training_loss_adds_what_has_a_weight():
+    settings = IterativePatchSelection(**SMALL, alikeness_weight=3.0, by_head_weight=0.5)
+    answers, _ = answered(built(settings).train(), images())
+    truths = [torch.tensor([1, 3])]
+    by_head = torch.stack([joint_loss([answers.by_head[0][:, head]], truths, SIGN) for head in range(2)]).mean(0)
+    expected = joint_loss(answers.outputs, truths, SIGN) + 3 * alikeness(answers.attention_BHTM.float()) + 0.5 * by_head
+    assert_close(training_loss(answers, truths, SIGN, settings), expected)
+    assert_close(training_loss(answers, truths, SIGN, RESNET), joint_loss(answers.outputs, truths, SIGN))
+
+
+def test_a_single_head_has_no_alikeness():
+    with pytest.raises(ValidationError, match="a single head is like no other; set num_heads to 2 or more"):
+        IterativePatchSelection(num_heads=1, alikeness_weight=1.0)
