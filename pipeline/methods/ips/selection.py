@@ -114,10 +114,9 @@ def _best(logits_BnQ: Tensor, is_real_Bn: Tensor, *, memory: int) -> Tensor:
     # In bfloat16 many shares would be equal that are not.
     dtype = torch.promote_types(logits_BnQ.dtype, torch.float32)
     share_BnQ = logits_BnQ.masked_fill(~is_real_Bn[:, :, None], -torch.inf).softmax(dim=1, dtype=dtype)
-    # Below any share: one of a patch far behind the others is 0 once it is rounded.
-    score_Bn = share_BnQ.mean(dim=2).masked_fill(~is_real_Bn, -1.0)
-    # Stable, so that equal scores keep their order on every device; that of topk is not defined.
-    return score_Bn.argsort(dim=1, descending=True, stable=True)[:, :memory]
+    # Stable, so that equal scores keep their order on every device; that of topk is not defined. Padding, whose share is 0, stands after
+    # all real patches and so stays after those whose share is 0 once rounded.
+    return share_BnQ.mean(dim=2).argsort(dim=1, descending=True, stable=True)[:, :memory]
 
 
 @dataclass(slots=True, kw_only=True)
