@@ -190,7 +190,8 @@ def _ask_slurm(jobs: Mapping[str, str], glances: Mapping[str, Glance], accounted
         now = slurm.live_elements({job.split("_")[0] for job in jobs.values()}, env=env)
     except (OSError, slurm.SchedulerError):
         now, answered = {}, False
-    forgotten = {job for name, job in jobs.items() if job not in now and not glances[name].owner}
+    # Where squeue forgets sooner than the owner's silence tells (MinJobAge below a minute), only the accounting knows that it is gone.
+    forgotten = {job for name, job in jobs.items() if job not in now and ((owner := glances[name].owner) is None or owner.job == job)}
     pending = {job for job, (state, _) in now.items() if state == "PENDING"}
     again = {job for name, job in jobs.items() if glances[name].attempt > (0 if job in pending else 1)}
     attempts: dict[str, list[accounting.Accounted]] = defaultdict(list)

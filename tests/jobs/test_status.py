@@ -18,7 +18,7 @@ from jobs.status import SILENT_S, StepStatus, by_run, runs_of, status_of
 from jobs.usage import usage_of
 from jobs.view import run_lines, status_lines, watch
 from pipeline.core.plan import Plan, PlannedStep
-from pipeline.core.store import Store
+from pipeline.core.store import OWNER, Store
 from tests.core.support import FACTS
 
 JOB = "7_0"
@@ -159,6 +159,18 @@ def test_what_squeue_has_forgotten_is_asked_of_the_accounting_once(plan, store, 
     assert of("pretrain/aa", found).slurm_state == "REQUEUED"
     assert of("pretrain/bb", found).reason == "took more memory than it asked for, and left no record (OUT_OF_MEMORY, exit code 0:0)"
     assert (tmp_path / "sacct.calls").read_text() == "call\n"
+
+
+def test_a_process_that_was_killed_on_another_host_is_not_at_work_where_squeue_has_forgotten_its_job_already(plan, store, slurm):
+    submitted(plan, pretrain_bb=JOB)
+    with store.attempt("pretrain/bb") as attempt:
+        owner = attempt.folder / OWNER
+        owner.write_text(json.dumps(json.loads(owner.read_text()) | {"host": "node1", "job": JOB}))
+        slurm("", row("FAILED"))
+        assert of("pretrain/bb", status_of(plan, store)).state == "failed"
+        for still_there in ((f"{JOB}|RUNNING|None\n", ""), ("", row("RUNNING")), ("", None)):  # The last: only its silence will tell.
+            slurm(*still_there)
+            assert of("pretrain/bb", status_of(plan, store)).state == "running"
 
 
 def test_with_usage_too_the_accounting_is_asked_once(plan, store, slurm, tmp_path):

@@ -1,6 +1,7 @@
 """Elements that are killed at work without a warning, as the kernel does where memory is short, one in each stage that does not train."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -41,7 +42,8 @@ def killed(new_user, cluster):
                 os.kill(pid, signal.SIGKILL)
         cluster.wait_until(lambda: not cluster.squeue())
         assert user.reasons("killed", code=1)[f"{stage}-0"][0] == "failed"
-        user.attrain("retry", "killed")
+        told = user.attrain("retry", "killed")
+        assert re.search(rf"^{stage}-0 .* run again", told, re.MULTILINE), told
     assert set(user.wait("killed").values()) <= {"COMPLETED", "FAILED", "CANCELLED"}
     return user, str(path)
 
