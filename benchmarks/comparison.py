@@ -40,13 +40,20 @@ class Row:
         return self.ratio >= self.target if self.is_least else self.ratio <= self.target
 
 
-def medians(*calls: Callable[[], object], repeat: int) -> list[float]:
-    """The median wall time of each call in seconds; they take turns, so that what else the machine does falls on all of them."""
+def medians(*calls: Callable[[], object], repeat: int, pause_s: float = 0.0) -> list[float]:
+    """The median wall time of each call in seconds; they take turns, so that what else the machine does falls on all of them.
+
+    Args:
+        calls: what is timed.
+        repeat: times of each, after one that does not count.
+        pause_s: before each, for work that another one has left to processes of its own.
+    """
     times: list[list[float]] = [[] for _ in calls]
     for call in calls:
         call()
     for _ in range(repeat):
         for call, found in zip(calls, times, strict=True):
+            time.sleep(pause_s)
             started = time.perf_counter()
             call()
             if torch.cuda.is_available():
