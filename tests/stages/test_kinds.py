@@ -13,6 +13,8 @@ from tests.methods.datasets.ptbxl_files import write_data
 from tests.methods.datasets.test_news20 import write_messages
 from tests.stages.runs import Finished, run_all
 
+pytestmark = pytest.mark.slow
+
 ARMS = """
 sweep:
   list:

@@ -6,6 +6,8 @@ import pytest
 
 from tests.stages.runs import run_all
 
+pytestmark = pytest.mark.slow
+
 EXPERIMENT = """
 experiment: penalties
 base:
