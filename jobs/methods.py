@@ -1,6 +1,11 @@
 """`attrain methods`: what an experiment file can name, read from the settings classes themselves."""
 
+import ast
+import importlib
+import inspect
+import itertools
 from collections.abc import Iterator, Mapping
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -20,7 +25,8 @@ def describe(of: str | None) -> Iterator[Text]:
     Raises:
         SettingsError: there is no such setting; lists those there are.
     """
-    sections = {name: (info.description or "", info.annotation) for name, info in RunConfig.model_fields.items()}
+    words = words_of(RunConfig)
+    sections = {name: (words.get(name, info.description or ""), info.annotation) for name, info in RunConfig.model_fields.items()}
     listed = {cls for _, annotation in sections.values() for cls in members(annotation).values()}
     sections |= {name: value for name, value in _nested(RunConfig).items() if not listed.issuperset(members(value[1]).values())}
     if of is not None and of not in sections:
@@ -36,6 +42,33 @@ def describe(of: str | None) -> Iterator[Text]:
             yield from _fields(cls, indent=6)
         if not choices and isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from _fields(annotation, indent=2)
+
+
+def words_of(cls: type[BaseModel]) -> dict[str, str]:
+    """{field: the docstring under it}, of a settings class and those that it extends.
+
+    Read from the source when asked for: pydantic's use_attribute_docstrings reads it at each import, a third of the time of a plan.
+    """
+    found: dict[str, str] = {}
+    for part in reversed(cls.__mro__):
+        found |= _documented(part.__module__).get(part.__qualname__, {})
+    return found
+
+
+@cache
+def _documented(module: str) -> dict[str, dict[str, str]]:
+    """{class: {field: the docstring under it}} of a module of ours."""
+    if module.partition(".")[0] != "pipeline":
+        return {}
+    tree = ast.parse(inspect.getsource(importlib.import_module(module)))
+    return {part.name: dict(_under(part)) for part in tree.body if isinstance(part, ast.ClassDef)}
+
+
+def _under(part: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for pair in itertools.pairwise(part.body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                yield name, inspect.cleandoc(words)
 
 
 def _nested(cls: type[BaseModel]) -> dict[str, tuple[str, Any]]:
@@ -62,10 +95,10 @@ def _tag_name(choices: Choices) -> str:
 
 
 def _fields(cls: type[BaseModel], *, indent: int) -> Iterator[Text]:
-    chooser = tag_field(cls)
+    chooser, words = tag_field(cls), words_of(cls)
     for name, info in cls.model_fields.items():
         if name != chooser:
-            description = " ".join((info.description or "").split())
+            description = " ".join(words.get(name, info.description or "").split())
             yield Text(" " * indent + f"{name}: {_default(info)}{_one_of(info.annotation)}") + Text(f"  {description}", style="dim")
 
 

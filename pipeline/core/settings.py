@@ -51,7 +51,7 @@ def beneath(path: str, *, wanted: str) -> str:
 class Settings(BaseModel):
     """Base of all settings: frozen, strict in its types, unknown fields refused with the nearest valid name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
