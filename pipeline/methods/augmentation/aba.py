@@ -70,7 +70,7 @@ class Aba(Settings):
     resolution: Resolution = "full"
     """half attributes images at half their height and width, which takes a network that pools over all places and a quarter of the time."""
     every: int = Field(default=2, ge=1)
-    """Acts in every n-th step; others are plain. Published is each, which costs twice as much time beside plain training."""
+    """Acts in every n-th step; others are plain. Published is each, for which a step costs 1.8 plain ones in place of 1.4."""
     clamp: bool = False
     """Whether moved values stay within the range of the data."""
     patterns: tuple[tuple[Way, Way, Way], ...] | None = Field(default=None, min_length=1, strict=False)
