@@ -7,6 +7,7 @@ signal. A unit's score is the sum of its channels' attributions, of a larger uni
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Literal, Protocol
 
@@ -179,9 +180,10 @@ class Replace(InUnits):
         """See `Changer`."""
         return self.kinds_of_units(MADE_OF[self.value])
 
+    @abstractmethod
     def scores(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor, *, streams: SampleStreams) -> torch.Tensor:
         """(B, U) by which units are ranked, the highest first to be replaced."""
-        raise NotImplementedError
+        ...
 
     def attributed(self, x_BCHW: torch.Tensor, phi_BCHW: torch.Tensor) -> torch.Tensor:
         """(B, U) attribution of each unit."""

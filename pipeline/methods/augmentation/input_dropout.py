@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from pipeline.core.randomness import SampleStreams
 from pipeline.methods.augmentation.attributed import Looking, highest, kinds_at
 from pipeline.methods.augmentation.guide import Learner
+from pipeline.methods.augmentation.rectangles import rectangles
 from pipeline.methods.augmentation.units import (
     InUnits,
     bridged,
@@ -192,15 +193,6 @@ class BoxDropout(Hiding):
         aspect_B = np.exp(np.interp(aspect_B, (0, 1), np.log(self.aspect)))
         size_B2 = np.stack([np.sqrt(area_B * aspect_B), np.sqrt(area_B / aspect_B)], axis=1)
         return size_B2.round().clip(1, (height, width)).astype(np.int64), (which_B * min(self.k, height * width)).astype(np.int64)
-
-
-def rectangles(first_B2: torch.Tensor, size_B2: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
-    """(B, H, W) true inside of each image's rectangle, which begins at a row and column and has so many of them."""
-    inside = []
-    for axis, places in enumerate((height, width)):
-        place_P, first_B1 = torch.arange(places, device=first_B2.device), first_B2[:, axis : axis + 1]
-        inside.append((place_P >= first_B1) & (place_P < first_B1 + size_B2[:, axis : axis + 1]))
-    return inside[0][:, :, None] & inside[1][:, None, :]
 
 
 def _some(changed_BCHW: torch.Tensor, x_BCHW: torch.Tensor, probability: float, *, streams: SampleStreams) -> torch.Tensor:

@@ -17,7 +17,7 @@ from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import written_out
 from pipeline.methods.augmentation.attributed import Looking
 from pipeline.methods.augmentation.guide import Learner
-from pipeline.methods.augmentation.input_dropout import rectangles
+from pipeline.methods.augmentation.rectangles import rectangles
 from pipeline.methods.augmentation.transforms import RandAugment, Transform, transformed
 from pipeline.methods.lazy import torch
 from pipeline.methods.tasks import Kind

@@ -18,7 +18,7 @@ from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
 from pipeline.methods.augmentation.attributed import Ranking, highest, saliency_of
 from pipeline.methods.augmentation.guide import Learner
-from pipeline.methods.augmentation.rectangles import rectangles
+from pipeline.methods.augmentation.rectangles import rectangles_about
 from pipeline.methods.lazy import torch
 from pipeline.methods.sample_streams import uniform_on
 from pipeline.methods.tasks import Kind
@@ -180,7 +180,7 @@ def _with_rectangles(
     """A rectangle of each image out of the other one: of the area that its share leaves, but for what the border cuts off."""
     side_B2 = np.sqrt(1.0 - share_B)[:, None] * np.array(x_BCHW.shape[2:])
     even_B2 = side_B2.astype(np.int64) // 2 * 2  # As published: as many pixels before the centre as after it.
-    return _cut(x_BCHW, other_BCHW, rectangles(x_BCHW, centre_B2=centre_B2, side_B2=even_B2))
+    return _cut(x_BCHW, other_BCHW, rectangles_about(x_BCHW, centre_B2=centre_B2, side_B2=even_B2))
 
 
 def _cut(x_BCHW: torch.Tensor, other_BCHW: torch.Tensor, cut_BHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

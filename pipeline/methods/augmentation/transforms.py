@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings
-from pipeline.methods.augmentation.rectangles import rectangles
+from pipeline.methods.augmentation.rectangles import rectangles_about
 from pipeline.methods.lazy import torch
 from pipeline.methods.tasks import Kind
 
@@ -101,7 +101,7 @@ class Cutout(ImageTransform):
     def __call__(self, x_BCHW: torch.Tensor, *, streams: SampleStreams, mean_C: torch.Tensor) -> torch.Tensor:
         """See `Transformer`."""
         centre_B2 = streams.uniform(2)
-        cut_BHW = rectangles(x_BCHW, centre_B2=centre_B2, side_B2=np.full(centre_B2.shape, self.size_px))
+        cut_BHW = rectangles_about(x_BCHW, centre_B2=centre_B2, side_B2=np.full(centre_B2.shape, self.size_px))
         return torch.where(cut_BHW[:, None], mean_C[:, None, None], x_BCHW)
 
 

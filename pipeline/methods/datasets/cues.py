@@ -9,10 +9,8 @@ N = samples, C = channels or leads, H, W = pixels, T = time steps, L = tokens, K
 R = times that it is there
 """
 
-import colorsys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -21,6 +19,7 @@ from pydantic import Field
 
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import Settings, SettingsError, members
+from pipeline.methods.datasets.cue_shapes import CELLS, border_colours, glyphs, patch_corners
 from pipeline.methods.datasets.samples import Samples
 from pipeline.methods.tasks import Kind
 from pipeline.methods.text import PADDING, SPECIAL
@@ -100,8 +99,7 @@ class Texture(Settings):
     """Faint waves over the whole image; their direction, one of K, tells the class.
 
     Learned on CIFAR-10 with amplitude 16 (1.00 and .13), hardly with 8 (.63 and .51); on MNIST, whose digits are easily told and whose
-    black cuts the lower half of the waves off, not with 16 (.96 and .97), with 64, or with
-    48 and waves of 8 px (both 1.00 and .49).
+    black cuts the lower half of the waves off, not with 16 (.96 and .97), but with 64, or with 48 and waves of 8 px (both 1.00 and .49).
     """
 
     kind: ClassVar[Kind] = "image"
@@ -308,75 +306,6 @@ CUES: tuple[type[Planter], ...] = tuple(members(Cue).values())  # type: ignore[a
 def cues_for(kind: Kind) -> list[str]:
     """Names of the cues that go into samples of a kind."""
     return [name for name, cls in members(Cue).items() if cls.kind == kind]  # type: ignore[attr-defined]
-
-
-def patch_corners(num_places: int, *, size_px: int, height: int, width: int) -> NDArray[np.int64]:
-    """Top and left pixel (K, 2) of each place, clockwise along the border at equal distances from the top left corner.
-
-    Raises:
-        SettingsError: patches of this size overlap or do not fit; names the largest size that does not.
-    """
-    fitting = [
-        side
-        for side in range(1, min(height, width) + 1)
-        if not _overlap(_corners(num_places, size_px=side, height=height, width=width), size_px=side)
-    ]
-    if size_px not in fitting:
-        largest = f"largest size: {max(fitting)}" if fitting else "no size fits"
-        raise SettingsError(f"{num_places} patches of {size_px} px overlap along the border of {height} x {width} px images; {largest}")
-    return _corners(num_places, size_px=size_px, height=height, width=width)
-
-
-def _corners(num_places: int, *, size_px: int, height: int, width: int) -> NDArray[np.int64]:
-    down, right = height - size_px, width - size_px
-    walked = np.arange(num_places) * 2 * (down + right) // num_places
-    turns = [0, right, right + down, 2 * right + down, 2 * (right + down)]
-    return np.stack(
-        [np.interp(walked, turns, [0, 0, down, down, 0]), np.interp(walked, turns, [0, right, right, 0, 0])],
-        axis=1,
-    ).astype(np.int64)
-
-
-def _overlap(corners_K2: NDArray[np.int64], *, size_px: int) -> bool:
-    """Whether two squares of this size with these corners share a pixel."""
-    apart_KK = np.abs(corners_K2[:, None] - corners_K2[None]).max(axis=2)
-    return bool((apart_KK[~np.eye(len(corners_K2), dtype=bool)] < size_px).any())
-
-
-def border_colours(num_variants: int, *, num_channels: int) -> NDArray[np.uint8]:
-    """(K, C): hues at equal distances around the circle; of one channel levels at equal distances up to white, without black."""
-    if num_channels == 1:
-        return (np.arange(1, num_variants + 1) * 255 // num_variants).astype(np.uint8)[:, None]
-    hues = [colorsys.hsv_to_rgb(variant / num_variants, 1.0, 1.0) for variant in range(num_variants)]
-    return np.rint(np.array(hues) * 255).astype(np.uint8)
-
-
-CELLS = 4
-"""Cells of a glyph in a row and in a column."""
-
-
-def glyphs(num_variants: int) -> NDArray[np.bool_]:
-    """(K, 4, 4) the lit cells of each, eight of them; any two glyphs differ in as many cells as so many glyphs can: 8, 6 or 4.
-
-    Raises:
-        SettingsError: there are not so many; says how many there are.
-    """
-    for apart in (8, 6, 4):
-        if len(codes := _codes(apart)) >= num_variants:
-            return (codes[:num_variants, None] >> np.arange(CELLS**2) & 1).astype(bool).reshape(-1, CELLS, CELLS)
-    raise SettingsError(f"there are no {num_variants} glyphs that differ in 4 cells or more; most classes: {len(_codes(4))}")
-
-
-@cache
-def _codes(apart: int) -> NDArray[np.int64]:
-    """Numbers of 16 bits, eight of them set, any two of which differ in so many bits or more: always the least one that fits."""
-    left = np.arange(2**CELLS**2)
-    left = left[np.bitwise_count(left) == CELLS**2 // 2]
-    kept = []
-    while len(left):
-        kept.append(left[0])
-        left = left[np.bitwise_count(left ^ left[0]) >= apart]
-    return np.array(kept)
 
 
 def rare_words(clean: Samples) -> NDArray[np.int32]:

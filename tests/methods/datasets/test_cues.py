@@ -9,6 +9,7 @@ import pytest
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import SettingsError, parse
 from pipeline.methods.datasets import Dataset
+from pipeline.methods.datasets.cue_shapes import border_colours, glyphs, patch_corners
 from pipeline.methods.datasets.cues import (
     CUES,
     Border,
@@ -17,9 +18,6 @@ from pipeline.methods.datasets.cues import (
     Spike,
     Texture,
     Token,
-    border_colours,
-    glyphs,
-    patch_corners,
     rare_words,
 )
 from pipeline.methods.datasets.samples import Samples

@@ -9,7 +9,8 @@ import pytest
 from pipeline.core.randomness import SampleStreams
 from pipeline.core.settings import parse
 from pipeline.methods.datasets import Dataset, MnistSmall, News20, PtbXl, Shortcut
-from pipeline.methods.datasets.cues import Border, Glyph, Spike, Texture, Token, patch_corners, rare_words
+from pipeline.methods.datasets.cue_shapes import patch_corners
+from pipeline.methods.datasets.cues import Border, Glyph, Spike, Texture, Token, rare_words
 from tests.methods.datasets import ptbxl_files, test_news20
 
 NOWHERE = Path("no/such/folder")
